@@ -1,0 +1,1 @@
+"""The command `hpt`: one file per verb, imported only when that verb runs."""

@@ -1,0 +1,70 @@
+"""The command `hpt VERB …`: finds the verb, runs it, turns failures into one line and an exit code.
+
+Nothing heavy is imported here, so that `hpt --help` answers at once on a login node; each verb's module holds
+`run(arguments) -> exit code` and imports what it needs.
+"""
+
+import importlib
+import sys
+import traceback
+from difflib import get_close_matches
+
+from hpt_megatron import __version__
+from hpt_megatron.errors import HptError, UserError
+
+VERBS = {
+    "doctor": "what this host has, what each missing part costs, and how to get it",
+    "config": "list, show, compare and check configurations",
+    "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
+}
+
+
+def usage() -> str:
+    """The text of `hpt --help`."""
+    verbs = "\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items())
+    return (
+        "usage: hpt VERB [OPTION…] [experiment=NAME] [group=choice] [key=value]\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "  hpt VERB --help   its options\n"
+        "  --debug           with any verb: a traceback instead of one line\n"
+        "  --version         the version of hpt_megatron\n\n"
+        "A verb that takes a run reads Hydra's grammar, in any order; with nothing given it is experiment=tiny-hpt."
+    )
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs the verb that the arguments name."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1)
+        raise UserError(f"no such verb: {verb}", mend=f"did you mean `hpt {near[0]}`?" if near else "see `hpt --help`")
+    run = importlib.import_module(f"hpt_megatron.cli.{verb}").run
+    return int(run(rest))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console entry point; returns the exit code (0 done, 1 ours, 2 the user's mistake, 130 interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        return dispatch([argument for argument in given if argument != "--debug"])
+    except KeyboardInterrupt:
+        print("hpt: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `hpt … | head` is no failure
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        elif isinstance(error, HptError):
+            print(f"hpt: {error}", file=sys.stderr)
+        else:
+            print(f"hpt: {type(error).__name__}: {error} (our mistake; --debug shows where)", file=sys.stderr)
+        return error.exit_code if isinstance(error, HptError) else 1
