@@ -1,0 +1,25 @@
+"""The one place that chooses the layers of a decoder: Transformer Engine's, or our twins.
+
+Megatron-core's local layers stay as they are (linear layers, embedding, MLP); only the norm and the core attention
+are replaced, because the local ones refuse sequence and context parallelism. Names in checkpoints are the same either way.
+"""
+
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from hpt_megatron.mcore import capability
+from hpt_megatron.mcore.attention import CoreAttention
+from hpt_megatron.mcore.norm import RMSNorm
+
+
+def decoder_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage, for `GPTModel(config, transformer_layer_spec=...)`."""
+    if capability.transformer_engine().there:
+        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
+    parts = layer.submodules
+    parts.input_layernorm = parts.pre_mlp_layernorm = RMSNorm
+    parts.self_attention.submodules.core_attention = CoreAttention
+    here = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * here, layer_norm=RMSNorm)

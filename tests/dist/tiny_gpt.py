@@ -1,0 +1,202 @@
+"""A two-layer GPT and its training step, the same in every layout: what the processes of a test run.
+
+Weights are drawn per parameter from its global name and cut to this rank's part, so that all layouts start alike.
+Batches are drawn from the step's number; some tokens are masked, so that ranks and micro-batches hold different counts.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.utils import get_batch_on_this_cp_rank
+
+from hpt_megatron.mcore.initialize import Rendezvous, initialize
+from hpt_megatron.mcore.layer_spec import decoder_spec
+
+VOCABULARY, LENGTH, ROWS, MICRO_ROWS = 384, 32, 8, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train the same model; data parallelism is what the number of processes leaves."""
+
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    bf16: bool = False
+    recompute: bool = False
+    overlap: bool = False
+    dropout: float = 0.0
+
+    def alone(self) -> "Case":
+        """The same in one process, without recomputation and overlap."""
+        return replace(self, tp=1, pp=1, cp=1, recompute=False, overlap=False)
+
+
+def transformer_config(case: Case) -> TransformerConfig:
+    """Hidden size 64, two heads of 32, one group of keys and values per tensor-parallel rank."""
+    dtype = torch.bfloat16 if case.bf16 else torch.float32
+    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return TransformerConfig(
+        num_layers=2,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_query_groups=2,
+        kv_channels=32,
+        ffn_hidden_size=160,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=True,
+        tensor_model_parallel_size=case.tp,
+        pipeline_model_parallel_size=case.pp,
+        context_parallel_size=case.cp,
+        sequence_parallel=case.tp > 1,
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=case.bf16,
+        hidden_dropout=case.dropout,
+        attention_dropout=case.dropout,
+        use_cpu_initialization=True,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        calculate_per_token_loss=True,
+        **(recompute if case.recompute else {}),
+    )
+
+
+def full_name(name: str, offset: int) -> str:
+    """A parameter's name with the layer counted over the whole model."""
+    parts = name.split(".")
+    if "layers" in parts:
+        parts[parts.index("layers") + 1] = str(int(parts[parts.index("layers") + 1]) + offset)
+    return ".".join(parts)
+
+
+def draw_weights(model: GPTModel) -> None:
+    """Gives every parameter its part of a tensor that only its global name decides."""
+    rank, ranks = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    offset = model.decoder.layers[0].layer_number - 1
+    for name, param in model.named_parameters():
+        cut = getattr(param, "partition_dim", -1) if getattr(param, "tensor_model_parallel", False) else -1
+        shape = list(param.shape)
+        if cut >= 0:
+            shape[cut] *= ranks
+        generator = torch.Generator().manual_seed(zlib.crc32(full_name(name, offset).encode()))
+        full = torch.randn(shape, generator=generator) * 0.1 + (1 if "norm" in name else 0)
+        if cut >= 0:  # gate and up projection stand one after the other, and each is cut
+            halves = full.chunk(2) if "linear_fc1" in name else (full,)
+            full = torch.cat([half.chunk(ranks, cut)[rank] for half in halves], cut)
+        param.data.copy_(full)
+
+
+class Trainer:
+    """Model, optimizer and step of one process."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.config = config = transformer_config(case)
+        model = GPTModel(
+            config,
+            decoder_spec(config),
+            vocab_size=VOCABULARY,
+            max_sequence_length=LENGTH,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            share_embeddings_and_output_weights=False,
+            position_embedding_type="rope",
+        )
+        draw_weights(model)
+        if case.bf16:
+            model = Float16Module(config, model)
+        ddp = DistributedDataParallelConfig(
+            use_distributed_optimizer=True,
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=case.overlap,
+            overlap_param_gather=case.overlap,
+            bucket_size=30_000 if case.overlap else None,
+        )
+        self.model = DistributedDataParallel(config, ddp, model)
+        self.optimizer = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=2e-3,
+                weight_decay=0.01,
+                clip_grad=1.0,
+                bf16=case.bf16,
+                params_dtype=config.params_dtype,
+                use_distributed_optimizer=True,
+            ),
+            [self.model],
+        )
+        config.finalize_model_grads_func = finalize_model_grads
+        config.grad_scale_func = self.optimizer.scale_loss
+        config.no_sync_func = self.model.no_sync if case.overlap else None
+
+    def micro_batches(self, step: int) -> list[dict[str, torch.Tensor]]:
+        """This data- and context-parallel rank's part of the step's rows."""
+        generator = torch.Generator().manual_seed(1000 + step % 2)
+        ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), generator=generator)
+        mask = (torch.rand(ROWS, LENGTH, generator=generator) < 0.8).float()
+        batch = {"tokens": ids[:, :-1], "labels": ids[:, 1:], "loss_mask": mask}
+        rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+        mine = {key: value.chunk(ranks)[rank] for key, value in batch.items()}
+        mine["position_ids"] = torch.arange(LENGTH).expand_as(mine["tokens"])
+        cut = [{key: value.split(MICRO_ROWS)[i] for key, value in mine.items()} for i in range(ROWS // ranks // MICRO_ROWS)]
+        group = parallel_state.get_context_parallel_group()
+        return [get_batch_on_this_cp_rank(micro, cp_group=group) for micro in cut]
+
+    def step(self, step: int) -> tuple[float, float]:
+        """One optimizer step; answers the mean loss per token of the whole batch, and the gradient norm."""
+        micro_batches = self.micro_batches(step)
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        seen = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(micro_batches),
+            model=[self.model],
+            num_microbatches=len(micro_batches),
+            seq_length=LENGTH,
+            micro_batch_size=MICRO_ROWS,
+            forward_only=False,
+        )
+        _, norm, _ = self.optimizer.step()
+        total = torch.stack([each["loss"] for each in seen]).sum(0) if seen else torch.zeros(2, dtype=torch.float64)
+        dist.all_reduce(total)
+        # With tensor parallelism each loss is counted tp times, and so are the tokens.
+        return (total[0] / total[1]).item(), float(norm)
+
+    def train(self, first: int, last: int) -> list[tuple[float, float]]:
+        """Several steps."""
+        return [self.step(step) for step in range(first, last)]
+
+
+def forward_step(data_iterator: Any, model: Any) -> tuple[torch.Tensor, Any]:
+    """Megatron-core's forward step: the loss of every token, and what to make of it."""
+    micro = next(data_iterator)
+    out = model(micro["tokens"], micro["position_ids"], None, labels=micro["labels"])
+    return out, partial(token_loss, micro["loss_mask"])
+
+
+def token_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The three-value form: the sum, the number of tokens, and what to report."""
+    loss, tokens = (losses.float() * mask).sum(), mask.sum()
+    return loss, tokens.int(), {"loss": torch.stack((loss.detach(), tokens)).double()}
+
+
+def train(where: Rendezvous, case: Case, steps: int = 6) -> list[tuple[float, float]]:
+    """What one process of a training test runs: losses and gradient norms of all steps."""
+    initialize(tp=case.tp, pp=case.pp, cp=case.cp, where=where)
+    return Trainer(case).train(0, steps)
