@@ -3,7 +3,7 @@
 Three reasons, kept apart because they hold on different hosts:
     on the CPU         what `hpt_megatron.device` cannot reach by patching torch alone
     without fused Adam neither Transformer Engine nor apex is there: our Adam takes the place they would take
-    everywhere         checkpoints are written in this process, because other threads live in it
+    everywhere         checkpoints are written in this process, because other threads live in it, and read without pickle
 
 The list with the reason for each entry is in the docstring of `hpt_megatron.device`; a test compares the two.
 """
@@ -18,6 +18,7 @@ import torch
 from hpt_megatron.device import cuda
 from hpt_megatron.mcore import capability
 from hpt_megatron.mcore.adam import Adam
+from hpt_megatron.mcore.checkpoint_reader import LoadPlanner, MetadataReader
 from hpt_megatron.mcore.checkpoint_writer import InProcessWriter
 
 RANDOM = "megatron.core.tensor_parallel.random"
@@ -34,6 +35,10 @@ def _one_generator(record: logging.LogRecord) -> bool:
     return "CPU RNG state changed" not in record.getMessage()
 
 
+def _metadata_reader(checkpoint_dir: Any, cache_metadata: bool = False) -> MetadataReader:
+    return MetadataReader(checkpoint_dir)
+
+
 ON_CPU: dict[str, Any] = {f"{RANDOM}._set_cuda_rng_state": _set_rng_state}
 LOG_FILTERS_ON_CPU = {RANDOM: _one_generator}
 WITHOUT_FUSED_ADAM: dict[str, Any] = {
@@ -46,6 +51,8 @@ WITHOUT_FUSED_ADAM: dict[str, Any] = {
 EVERYWHERE: dict[str, Any] = {
     f"{STRATEGIES}.torch.FileSystemWriterAsync": InProcessWriter,
     f"{STRATEGIES}.filesystem_async._results_queue": queue.SimpleQueue(),
+    f"{STRATEGIES}.torch._get_filesystem_reader": _metadata_reader,
+    f"{STRATEGIES}.torch.MCoreLoadPlanner": LoadPlanner,
 }
 
 

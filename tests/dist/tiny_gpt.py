@@ -21,6 +21,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import get_batch_on_this_cp_rank
 
+from hpt_megatron.mcore import checkpoint
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
 from hpt_megatron.mcore.layer_spec import decoder_spec
 
@@ -200,3 +201,21 @@ def train(where: Rendezvous, case: Case, steps: int = 6) -> list[tuple[float, fl
     """What one process of a training test runs: losses and gradient norms of all steps."""
     initialize(tp=case.tp, pp=case.pp, cp=case.cp, where=where)
     return Trainer(case).train(0, steps)
+
+
+def train_and_save(where: Rendezvous, case: Case, folder: str, at: int, more: int) -> list[tuple[float, float]]:
+    """Trains to a step, saves in both formats, trains on; answers all steps."""
+    initialize(tp=case.tp, pp=case.pp, cp=case.cp, where=where)
+    trainer = Trainer(case)
+    before = trainer.train(0, at)
+    for sharding in checkpoint.SHARDINGS:
+        checkpoint.save(f"{folder}/{sharding}", [trainer.model], trainer.optimizer, {"step": at}, sharding)
+    return before + trainer.train(at, at + more)
+
+
+def load_and_train(where: Rendezvous, case: Case, folder: str, more: int) -> list[tuple[float, float]]:
+    """Loads what other processes saved, and trains on."""
+    initialize(tp=case.tp, pp=case.pp, cp=case.cp, seed=99, where=where)
+    trainer = Trainer(case)
+    first = checkpoint.load(folder, [trainer.model], trainer.optimizer)["step"]
+    return trainer.train(first, first + more)

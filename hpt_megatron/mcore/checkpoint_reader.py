@@ -1,0 +1,69 @@
+"""Reads the pickled parts of megatron-core's checkpoints without running what a file says.
+
+Two parts are read by plain pickle otherwise: `.metadata`, and objects inside the `.distcp` files (parameter groups of the
+optimizer, say). Here the first is read by an unpickler that knows only the classes such a file consists of, and the
+second with torch's `weights_only`.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
+from torch.distributed.checkpoint import FileSystemReader, Metadata
+from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+
+from hpt_megatron.errors import UserError
+
+KNOWN = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.planner": {"SavePlan", "WriteItem", "WriteItemType", "TensorWriteData"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+    "collections": {"OrderedDict"},
+}
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes of a checkpoint's description and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in KNOWN.get(module, ()):
+            raise UserError(f"it names {module}.{name}, which a checkpoint's metadata has no use for", where=".metadata")
+        return super().find_class(module, name)
+
+
+class MetadataReader(FileSystemReader):
+    """Torch's reader, reading the metadata once and with the unpickler above."""
+
+    _read: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._read is None:
+            with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
+                metadata: Metadata = MetadataUnpickler(file).load()
+            metadata.storage_meta = metadata.storage_meta or StorageMeta()
+            metadata.storage_meta.load_id = self.load_id
+            self._read = metadata
+        return self._read
+
+
+class LoadPlanner(MCoreLoadPlanner):
+    """Megatron-core's planner, reading objects as torch reads weights."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        name = read_item.dest_index.fqn
+        set_element(self.original_state_dict, self.mappings[name], torch.load(value, weights_only=True))
