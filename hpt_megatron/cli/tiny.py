@@ -1,0 +1,63 @@
+"""`hpt tiny OUT`: writes the tiny Qwen2.5-VL, with tokenizer and processor, in the Hugging Face layout.
+
+The same seed gives the same bytes each time.
+
+Example:
+    $ hpt tiny runs/tiny --seed 0
+"""
+
+import argparse
+import json
+import time
+
+from hpt_megatron.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the verb."""
+    options = argparse.ArgumentParser(prog="hpt tiny", description=__doc__.split("\n")[0], allow_abbrev=False)
+    options.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
+    options.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="what the weights are drawn from (default: 0)"
+    )
+    options.add_argument("--overwrite", action="store_true", help="replace a tiny model that is there already")
+    options.add_argument("--json", action="store_true", help="print one JSON object, with the SHA-256 of every file")
+    return options
+
+
+def seed(text: str) -> int:
+    """A seed as numpy takes it: a whole number from 0."""
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 is needed, not {text!r}")
+    return int(text)
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the model and prints what was written."""
+    given = parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        from hpt_megatron.embedded.folder import digests, write_tiny
+        from hpt_megatron.embedded.sizes import TINY
+        from hpt_megatron.embedded.vocabulary import token_ids
+        from hpt_megatron.embedded.weights import parameter_counts
+    except ModuleNotFoundError as error:
+        mend = "`hpt doctor` names the command that brings the engines and what they need"
+        raise UserError(f"the package {error.name} is not installed", mend=mend) from error
+    folder = write_tiny(given.out, given.seed, given.overwrite)
+    counts = parameter_counts(TINY)
+    total = counts["language"] + counts["vision"]
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    seconds = time.monotonic() - started
+    if given.json:
+        told = {"folder": str(folder), "seed": given.seed, "parameters": {**counts, "total": total}, "bytes": size}
+        print(json.dumps({**told, "seconds": round(seconds, 3), "sha256": digests(folder)}, indent=2))
+        return 0
+    print(f"wrote       {folder}")
+    print(
+        f"parameters  {total:,}: language {counts['language']:,} (embeddings {counts['embeddings']:,}),"
+        f" vision {counts['vision']:,}"
+    )
+    print(f"tokens      {len(token_ids())} of {TINY.vocab_size} rows")
+    print(f"files       {len(list(folder.iterdir()))}, {size:,} bytes, {seconds:.1f} s")
+    return 0

@@ -1,0 +1,91 @@
+"""Writes the tiny Qwen2.5-VL as a folder in the Hugging Face layout: weights, configuration, tokenizer, processor.
+
+Neither torch nor transformers takes part, so it takes a moment, and their releases do not change a byte.
+
+Invariants:
+    1. The folder appears whole or not at all: everything is written beside it and renamed.
+    2. The same seed gives the same bytes in every file; another seed changes `model.safetensors` alone.
+    3. `overwrite` replaces only a folder that holds nothing but files of these names.
+
+Example:
+    >>> write_tiny("/data/tiny", seed=0).name  # doctest: +SKIP
+    'tiny'
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from hpt_megatron.embedded.model_config import generation_config, model_config, preprocessor_config
+from hpt_megatron.embedded.sizes import TINY
+from hpt_megatron.embedded.template import CHAT_TEMPLATE
+from hpt_megatron.embedded.vocabulary import tokenizer_config, tokenizer_json
+from hpt_megatron.embedded.weights import draw
+from hpt_megatron.errors import UserError
+
+
+def tiny_files(seed: int = 0) -> dict[str, bytes]:
+    """The content of every file, by name."""
+    tables: dict[str, dict[str, Any]] = {
+        "config.json": model_config(TINY),
+        "generation_config.json": generation_config(),
+        "preprocessor_config.json": preprocessor_config(TINY),
+        "tokenizer.json": tokenizer_json(),
+        "tokenizer_config.json": tokenizer_config(TINY.max_position_embeddings),
+    }
+    texts = {name: json.dumps(table, indent=2, ensure_ascii=True) + "\n" for name, table in tables.items()}
+    files = {name: text.encode() for name, text in texts.items()}
+    files["chat_template.jinja"] = CHAT_TEMPLATE.encode()
+    files["model.safetensors"] = save(draw(TINY, seed), metadata={"format": "pt"})
+    return files
+
+
+def write_tiny(folder: str | os.PathLike[str], seed: int = 0, overwrite: bool = False) -> Path:
+    """Writes the model into a folder that does not exist or is empty; returns its full path."""
+    target = Path(folder).resolve()
+    files = tiny_files(seed)
+    refuse_to_lose(target, set(files), overwrite)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
+    try:
+        beside.mkdir(parents=True)
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        if target.exists() and any(target.iterdir()):
+            target.rename(replaced)
+        beside.rename(target)
+    except OSError as error:
+        if replaced.exists():
+            replaced.rename(target)
+        where, mend = str(target), "give a folder that can be written"
+        raise UserError(f"cannot be written: {error.strerror}", where=where, mend=mend) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    return target
+
+
+def refuse_to_lose(target: Path, names: set[str], overwrite: bool) -> None:
+    """Raises when the target holds something that must not be replaced."""
+    if target.exists() and not target.is_dir():
+        raise UserError("is a file", where=str(target), mend="give a folder")
+    if target in (Path.cwd(), *Path.cwd().parents):
+        raise UserError("the command runs inside this folder", where=str(target), mend="give a folder below it")
+    found = {path.name for path in target.iterdir()} if target.exists() else set()
+    if found and not overwrite:
+        raise UserError("is not empty", where=str(target), mend="give another folder, or --overwrite")
+    if found - names:
+        other = sorted(found - names)[0]
+        raise UserError(
+            f"holds other files ({other}) and is not replaced", where=str(target), mend="give another folder"
+        )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a folder, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

@@ -1,0 +1,88 @@
+"""The tiny model's tensors, drawn from a seed, under the names that the hub's checkpoints of Qwen2.5-VL use.
+
+Invariants:
+    1. The same seed gives the same bits in every process: each tensor has a generator of its own, seeded by the seed
+       and its place in the table, and numpy draws on one thread. (A new release of numpy may draw differently.)
+    2. No tensor is constant. Fresh biases are usually 0 and norms 1; here they are random as well, so that a conversion
+       which swaps, drops or forgets one of them changes what the model says.
+    3. With tied embeddings there is no `lm_head.weight`.
+
+Example:
+    >>> sum(math.prod(shape) for shape in shapes(TINY).values())
+    1111488
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpt_megatron.embedded.sizes import INITIALIZER_RANGE, TINY, TinySizes, VisionSizes
+
+Shape = tuple[int, ...]
+
+
+def vision_shapes(sizes: VisionSizes) -> dict[str, Shape]:
+    """The tensors of the vision tower."""
+    wide, inner = sizes.hidden_size, sizes.intermediate_size
+    merged = wide * sizes.spatial_merge_size**2
+    patch = (sizes.in_channels, sizes.temporal_patch_size, sizes.patch_size, sizes.patch_size)
+    shapes: dict[str, Shape] = {"visual.patch_embed.proj.weight": (wide, *patch)}
+    for layer in range(sizes.depth):
+        block = f"visual.blocks.{layer}"
+        shapes |= {f"{block}.norm1.weight": (wide,), f"{block}.norm2.weight": (wide,)}
+        shapes |= linear(f"{block}.attn.qkv", 3 * wide, wide) | linear(f"{block}.attn.proj", wide, wide)
+        shapes |= linear(f"{block}.mlp.gate_proj", inner, wide) | linear(f"{block}.mlp.up_proj", inner, wide)
+        shapes |= linear(f"{block}.mlp.down_proj", wide, inner)
+    shapes["visual.merger.ln_q.weight"] = (wide,)
+    return (
+        shapes
+        | linear("visual.merger.mlp.0", merged, merged)
+        | linear("visual.merger.mlp.2", sizes.out_hidden_size, merged)
+    )
+
+
+def language_shapes(sizes: TinySizes) -> dict[str, Shape]:
+    """The tensors of the language model."""
+    wide, inner = sizes.hidden_size, sizes.intermediate_size
+    shared = sizes.num_key_value_heads * sizes.head_dim
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (sizes.vocab_size, wide)}
+    for layer in range(sizes.num_hidden_layers):
+        block = f"model.layers.{layer}"
+        shapes |= {f"{block}.input_layernorm.weight": (wide,), f"{block}.post_attention_layernorm.weight": (wide,)}
+        shapes |= linear(f"{block}.self_attn.q_proj", wide, wide)
+        shapes |= linear(f"{block}.self_attn.k_proj", shared, wide) | linear(f"{block}.self_attn.v_proj", shared, wide)
+        shapes[f"{block}.self_attn.o_proj.weight"] = (wide, wide)
+        shapes |= {f"{block}.mlp.gate_proj.weight": (inner, wide), f"{block}.mlp.up_proj.weight": (inner, wide)}
+        shapes[f"{block}.mlp.down_proj.weight"] = (wide, inner)
+    shapes["model.norm.weight"] = (wide,)
+    return shapes if sizes.tie_word_embeddings else shapes | {"lm_head.weight": (sizes.vocab_size, wide)}
+
+
+def linear(name: str, rows: int, columns: int) -> dict[str, Shape]:
+    """A linear layer with a bias."""
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def shapes(sizes: TinySizes) -> dict[str, Shape]:
+    """All tensors of the model, by name."""
+    return language_shapes(sizes) | vision_shapes(sizes.vision)
+
+
+def draw(sizes: TinySizes = TINY, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """All tensors, drawn from the seed."""
+    return {name: draw_one(name, shape, [seed, place]) for place, (name, shape) in enumerate(shapes(sizes).items())}
+
+
+def draw_one(name: str, shape: Shape, seed: list[int]) -> NDArray[np.float32]:
+    """One tensor: around 1 for a norm, around 0 otherwise."""
+    values = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, dtype=np.float32)
+    middle = np.float32(1.0 if "norm" in name or "ln_q" in name else 0.0)
+    return middle + np.float32(INITIALIZER_RANGE) * values
+
+
+def parameter_counts(sizes: TinySizes = TINY) -> dict[str, int]:
+    """The parameters of each half of the model, and of the embeddings, which the language model contains."""
+    parts = {"language": language_shapes(sizes), "vision": vision_shapes(sizes.vision)}
+    counts = {part: sum(math.prod(shape) for shape in table.values()) for part, table in parts.items()}
+    return {**counts, "embeddings": math.prod(parts["language"]["model.embed_tokens.weight"])}
