@@ -1,4 +1,4 @@
-"""The command `hpt VERB …`: finds the verb, runs it, turns failures into one line and an exit code.
+"""The command `hpt VERB ...`: finds the verb, runs it, turns failures into one line and an exit code.
 
 Nothing heavy is imported here, so that `hpt --help` answers at once on a login node; each verb's module holds
 `run(arguments) -> exit code` and imports what it needs.
@@ -23,7 +23,7 @@ def usage() -> str:
     """The text of `hpt --help`."""
     verbs = "\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items())
     return (
-        "usage: hpt VERB [OPTION…] [experiment=NAME] [group=choice] [key=value]\n\n"
+        "usage: hpt VERB [OPTION...] [experiment=NAME] [group=choice] [key=value]\n\n"
         f"verbs:\n{verbs}\n\n"
         "  hpt VERB --help   its options\n"
         "  --debug           with any verb: a traceback instead of one line\n"
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hpt: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `hpt … | head` is no failure
+    except BrokenPipeError:  # `hpt ... | head` is no failure
         sys.stderr.close()
         return 0
     except Exception as error:

@@ -1,0 +1,151 @@
+"""Names that users bring along from other code bases, and what became of them.
+
+`RENAMED`   another name of a key of ours; accepted anywhere and reported as what it became.
+`RETIRED`   a key that no longer means anything, with the reason; refused, so that nobody believes it acts.
+`LATER`     a key whose code has not landed; refused with what it will belong to.
+
+`VALUES`    another spelling of a value.
+
+Example: `trainer.unify_strategy=switch` is read as `algorithm.unify_strategy=switch`.
+"""
+
+_ACTOR, _ROLLOUT, _REF, _OPTIM = (
+    "actor_rollout_ref.actor",
+    "actor_rollout_ref.rollout",
+    "actor_rollout_ref.ref",
+    "actor_rollout_ref.actor.optim",
+)
+
+RENAMED = {
+    "trainer.unify_strategy": "algorithm.unify_strategy",
+    "trainer.switch_gate": "algorithm.switch_gate",
+    "trainer.switch_gate_off": "algorithm.switch_gate_off",
+    "trainer.remove_sfted_data": "algorithm.remove_sfted_data",
+    "data.reward_impl_version": "reward.reward_impl_version",
+    "data.max_target_length": "data.max_prefix_len",
+    "actor_rollout_ref.model.path": "model.path",
+    f"{_ACTOR}.offline_loss_type": "algorithm.offline_loss_type",
+    f"{_ACTOR}.sft_loss_coef": "algorithm.sft_loss_coef",
+    f"{_ACTOR}.off_policy_loss_impl": "algorithm.off_policy_loss_impl",
+    f"{_ACTOR}.entropy_coeff": "algorithm.entropy_coeff",
+    f"{_ACTOR}.use_kl_loss": "algorithm.use_kl_loss",
+    f"{_ACTOR}.kl_loss_coef": "algorithm.kl_loss_coef",
+    f"{_ACTOR}.kl_loss_type": "algorithm.kl_loss_type",
+    f"{_ACTOR}.grad_clip": "trainer.clip_grad",
+    f"{_ACTOR}.max_grad_norm": "trainer.max_grad_norm",
+    f"{_ACTOR}.ppo_mini_batch_size": "trainer.ppo_mini_batch_size",
+    f"{_ACTOR}.ppo_micro_batch_size": "trainer.ppo_micro_batch_size",
+    f"{_ACTOR}.ppo_micro_batch_size_per_gpu": "trainer.ppo_micro_batch_size",
+    f"{_ACTOR}.use_dynamic_bsz": "trainer.use_dynamic_bsz",
+    f"{_ACTOR}.ppo_max_token_len_per_gpu": "trainer.ppo_max_token_len_per_gpu",
+    f"{_OPTIM}.lr": "trainer.lr",
+    f"{_OPTIM}.lr_warmup_steps": "trainer.lr_warmup_steps",
+    f"{_ACTOR}.megatron.tensor_model_parallel_size": "layout.tp",
+    f"{_ACTOR}.megatron.pipeline_model_parallel_size": "layout.pp",
+    f"{_ACTOR}.megatron.virtual_pipeline_model_parallel_size": "layout.vpp",
+    f"{_ACTOR}.megatron.context_parallel_size": "layout.cp",
+    f"{_ACTOR}.megatron.sequence_parallel": "layout.sequence_parallel",
+    f"{_ROLLOUT}.name": "rollout.name",
+    f"{_ROLLOUT}.n": "rollout.n",
+    f"{_ROLLOUT}.n_verify": "rollout.n_verify",
+    f"{_ROLLOUT}.n_val": "rollout.n_val",
+    f"{_ROLLOUT}.temperature": "rollout.temperature",
+    f"{_ROLLOUT}.top_p": "rollout.top_p",
+    f"{_ROLLOUT}.top_k": "rollout.top_k",
+    f"{_ROLLOUT}.val_temperature": "rollout.val_temperature",
+    f"{_ROLLOUT}.val_top_p": "rollout.val_top_p",
+    f"{_ROLLOUT}.max_turns": "rollout.max_turns",
+    f"{_ROLLOUT}.search_url": "rollout.search_url",
+    f"{_ROLLOUT}.max_prefix_len": "data.max_prefix_len",
+    f"{_ROLLOUT}.max_model_len": "rollout.max_model_len",
+    f"{_ROLLOUT}.tensor_model_parallel_size": "rollout.tensor_parallel_size",
+    f"{_ROLLOUT}.gpu_memory_utilization": "rollout.gpu_memory_utilization",
+    "rollout.tensor_model_parallel_size": "rollout.tensor_parallel_size",
+    "max_turns": "rollout.max_turns",
+    "retriever.url": "rollout.search_url",
+    "search_url": "rollout.search_url",
+}
+
+VALUES = {
+    ("algorithm.kl_loss_type", "kl"): "k1",
+    ("algorithm.kl_loss_type", "low_var_kl"): "k3",
+}
+
+_NO_READER = "the released code never reads it"
+_FSDP = "the trainer is Megatron-core, which shards by `layout` and the distributed optimizer"
+RETIRED = {
+    f"{_ACTOR}.fsdp_config.param_offload": _FSDP,
+    f"{_ACTOR}.fsdp_config.grad_offload": _FSDP,
+    f"{_ACTOR}.fsdp_config.fsdp_size": _FSDP,
+    f"{_ACTOR}.fsdp_config.wrap_policy": _FSDP,
+    f"{_REF}.fsdp_config.param_offload": _FSDP,
+    f"{_ACTOR}.strategy": "there is one trainer: Megatron-core",
+    f"{_ACTOR}.ulysses_sequence_parallel_size": "long sequences are split by `layout.cp`",
+    f"{_ACTOR}.off_policy_normalize": "it has no effect in the released code",
+    f"{_ACTOR}.use_off_policy_clip": _NO_READER,
+    f"{_ACTOR}.use_sft_reward": _NO_READER,
+    f"{_ACTOR}.use_target_lst": _NO_READER,
+    f"{_ACTOR}.use_sft_multitask_loss": _NO_READER,
+    f"{_ACTOR}.debug": _NO_READER,
+    f"{_ACTOR}.shuffle": _NO_READER,
+    f"{_OPTIM}.min_lr_ratio": _NO_READER,
+    f"{_OPTIM}.warmup_style": _NO_READER,
+    f"{_ROLLOUT}.prefix_reward_strategy": _NO_READER,
+    f"{_ROLLOUT}.prefix_linear_max_var": _NO_READER,
+    f"{_ROLLOUT}.free_cache_engine": "the engine sleeps and wakes by placement",
+    f"{_ROLLOUT}.enforce_eager": "the engine decides by what the host can do",
+    f"{_ROLLOUT}.load_format": "weights reach the engine by publishing alone",
+    "actor_rollout_ref.hybrid_engine": "training and sampling share devices by placement",
+    "actor_rollout_ref.model.use_remove_padding": "sequences are always packed without padding",
+    "actor_rollout_ref.model.external_lib": "no code outside the package is imported by name",
+    "algorithm.surprisal_base": _NO_READER,
+    "data.return_raw_input_ids": _NO_READER,
+    "data.add_tgt_acc_upper_bound": _NO_READER,
+    "data.filter_targets": _NO_READER,
+    "trainer.add_full_target_when_none": "a prompt without a target is never turned into a demonstration",
+    "trainer.default_hdfs_dir": "runs live in a folder; copy it where you like",
+    "trainer.remove_p": _NO_READER,
+    "trainer.skip_by_step": _NO_READER,
+    "trainer.rejection_sample": _NO_READER,
+    "trainer.rejection_sample_multiplier": _NO_READER,
+    "trainer.soft_type": "the tables of `soft` are configuration of their own",
+}
+
+_PREFIX, _ALGORITHMS, _TRAINER, _LOOP, _DATA = (
+    "the prefix strategies",
+    "the algorithms",
+    "the Megatron trainer",
+    "the loop",
+    "the data pipeline",
+)
+LATER = {
+    f"{_ACTOR}.fsdp_config.optimizer_offload": _TRAINER,
+    "actor_rollout_ref.model.enable_gradient_checkpointing": _TRAINER,
+    f"{_ACTOR}.ppo_epochs": _ALGORITHMS,
+    f"{_ACTOR}.clip_ratio": _ALGORITHMS,
+    f"{_ACTOR}.off_policy_reshape": _ALGORITHMS,
+    f"{_ACTOR}.loss_remove_token_mean": _ALGORITHMS,
+    f"{_ACTOR}.loss_remove_clip": _ALGORITHMS,
+    f"{_ACTOR}.use_sft_prefix_reward": _PREFIX,
+    f"{_ROLLOUT}.n_prefix": _PREFIX,
+    f"{_ROLLOUT}.prefix_strategy": _PREFIX,
+    f"{_ROLLOUT}.min_prefix_ratio": _PREFIX,
+    f"{_ROLLOUT}.max_prefix_ratio": _PREFIX,
+    f"{_ROLLOUT}.prefix_share_across_samples": _PREFIX,
+    f"{_ROLLOUT}.prefix_reward_weight_alpha": _PREFIX,
+    f"{_ROLLOUT}.prefix_reward_weight_beta": _PREFIX,
+    f"{_REF}.use_ref": _ALGORITHMS,
+    "data.val_batch_size": _DATA,
+    "data.shuffle": _DATA,
+    "data.truncation": _DATA,
+    "data.zero": _DATA,
+    "data.zero_temp": _DATA,
+    "data.suffix_prompt": _DATA,
+    "trainer.logger": _LOOP,
+    "trainer.project_name": _LOOP,
+    "trainer.experiment_name": _LOOP,
+    "trainer.default_local_dir": _LOOP,
+    "trainer.resume_mode": _LOOP,
+    "trainer.val_before_train": _LOOP,
+    "trainer.max_optim_to_keep": _LOOP,
+}

@@ -1,0 +1,117 @@
+"""The gate against the number of rollouts; losses and KL terms against one another."""
+
+from collections.abc import Iterator
+
+from hpt_megatron.config.problem import Problem
+from hpt_megatron.config.run import RunConfig
+
+USES_STD = ("grpo", "grpo_split", "grpo_balance")
+NEEDS_GROUP = ("grpo", "grpo_split", "grpo_balance", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k")
+OFF_POLICY = ("off_policy", "switch_off_sft", "srft")
+ENTROPY_USUAL = 0.01
+LAST_VERSION, FIRST_PLUGIN = 9, 100
+
+
+def check_gate(run: RunConfig) -> Iterator[Problem]:
+    """A prompt imitates when at most `switch_gate` of its rollouts succeed, so the gate lies in -1 ... n - 1."""
+    algorithm, n = run.algorithm, run.rollout.n_verify
+    if algorithm.unify_strategy != "switch":
+        return
+    for path, gate in (
+        ("algorithm.switch_gate", algorithm.switch_gate),
+        ("algorithm.switch_gate_off", algorithm.switch_gate_off),
+    ):
+        if gate < -1 or gate > n:
+            yield Problem(path, gate, f"counts successes among {n} rollouts (rollout.n_verify)", f"-1 to {n - 1}")
+        elif gate == n:
+            yield Problem(path, gate, f"even {n} successes of {n} never reach RL", f"at most {n - 1}", "warning")
+
+
+def check_group_size(run: RunConfig) -> Iterator[Problem]:
+    """Credit against the group needs a group."""
+    algorithm, rollouts = run.algorithm, run.rollouts_per_prompt
+    if rollouts == 1 and algorithm.adv_estimator in NEEDS_GROUP:
+        key = "rollout.n_verify" if algorithm.unify_strategy == "switch" else "rollout.n"
+        yield Problem(
+            key,
+            rollouts,
+            f"a group of one gives {algorithm.adv_estimator} nothing to compare with: the credit is the reward itself",
+            "2 or more",
+            "warning",
+        )
+
+
+def check_unused_by_strategy(run: RunConfig) -> Iterator[Problem]:
+    """Settings of the demonstrations when none is ever trained on."""
+    algorithm = run.algorithm
+    if algorithm.unify_strategy == "no" and algorithm.remove_sfted_data:
+        why = "unify_strategy is no, so no prompt is ever imitated and none is removed"
+        yield Problem("algorithm.remove_sfted_data", True, why, "false", "warning")
+    if algorithm.unify_strategy != "no" and algorithm.offline_loss_type == "none":
+        why = f"{algorithm.unify_strategy} trains on demonstrations, and none of their losses is on"
+        yield Problem("algorithm.offline_loss_type", "none", why, "sft")
+
+
+def check_coefficients(run: RunConfig) -> Iterator[Problem]:
+    """No coefficient is negative; a zero says that something is switched off."""
+    algorithm = run.algorithm
+    for path, value in (
+        ("algorithm.sft_loss_coef", algorithm.sft_loss_coef),
+        ("algorithm.entropy_coeff", algorithm.entropy_coeff),
+        ("algorithm.kl_loss_coef", algorithm.kl_loss_coef),
+        ("algorithm.kl_ctrl.kl_coef", algorithm.kl_ctrl.kl_coef),
+    ):
+        if value < 0:
+            yield Problem(path, value, "a negative coefficient would train away from the target", "0 or more")
+    if algorithm.unify_strategy == "switch" and algorithm.sft_loss_coef == 0:
+        yield Problem("algorithm.sft_loss_coef", 0.0, "prompts that imitate would learn nothing", "above 0", "warning")
+    if algorithm.entropy_coeff > ENTROPY_USUAL:
+        why = f"is above the usual range 0 to {ENTROPY_USUAL}; the policy may not settle"
+        yield Problem("algorithm.entropy_coeff", algorithm.entropy_coeff, why, str(ENTROPY_USUAL), "warning")
+
+
+def check_kl(run: RunConfig) -> Iterator[Problem]:
+    """A KL term is either on with a coefficient, or off; a controller that adapts has something to adapt to."""
+    algorithm, kl_ctrl = run.algorithm, run.algorithm.kl_ctrl
+    if algorithm.use_kl_loss and algorithm.kl_loss_coef == 0:
+        why = f"kl_loss_coef is 0, so the {algorithm.kl_loss_type} loss would only cost a reference model"
+        yield Problem("algorithm.use_kl_loss", True, why, "false, or kl_loss_coef above 0", "warning")
+    if not algorithm.use_kl_loss and algorithm.kl_loss_coef > 0:
+        yield Problem(
+            "algorithm.kl_loss_coef", algorithm.kl_loss_coef, "use_kl_loss is false, so it acts on nothing", "0"
+        )
+    if kl_ctrl.type != "fixed":
+        if kl_ctrl.target_kl <= 0:
+            yield Problem("algorithm.kl_ctrl.target_kl", kl_ctrl.target_kl, f"{kl_ctrl.type} steers towards it", "6.0")
+        if kl_ctrl.kl_coef == 0:
+            why = f"{kl_ctrl.type} multiplies it, and 0 stays 0"
+            yield Problem("algorithm.kl_ctrl.kl_coef", 0.0, why, "0.05, for example")
+    if kl_ctrl.type == "adaptive" and kl_ctrl.horizon < 1:
+        yield Problem("algorithm.kl_ctrl.horizon", kl_ctrl.horizon, "must be at least 1 step", "10000")
+
+
+def check_official_arithmetic(run: RunConfig) -> Iterator[Problem]:
+    """`official` repeats the released code, whose sequence form of the off-policy loss cannot run."""
+    algorithm = run.algorithm
+    if algorithm.off_policy_loss_impl == "seq" and algorithm.normalize == "official":
+        why = "the released code's sequence form cannot run, so there is nothing to repeat"
+        yield Problem("algorithm.off_policy_loss_impl", "seq", why, "token, or normalize=global")
+    if algorithm.off_policy_loss_impl == "seq" and algorithm.offline_loss_type not in OFF_POLICY:
+        why = f"offline_loss_type {algorithm.offline_loss_type} has no off-policy part"
+        yield Problem("algorithm.off_policy_loss_impl", "seq", why, "token", "warning")
+
+
+def check_std(run: RunConfig) -> Iterator[Problem]:
+    """Division by the group's spread exists in the GRPO family alone."""
+    algorithm = run.algorithm
+    if algorithm.grpo_use_std and algorithm.adv_estimator not in USES_STD:
+        why = f"{algorithm.adv_estimator} does not divide by the group's standard deviation"
+        yield Problem("algorithm.grpo_use_std", True, why, "false", "warning")
+
+
+def check_reward_version(run: RunConfig) -> Iterator[Problem]:
+    """Rewards are numbered 0 to 9; plug-ins start at 100."""
+    version = run.reward.reward_impl_version
+    if not 0 <= version <= LAST_VERSION and version < FIRST_PLUGIN:
+        right = f"0 to {LAST_VERSION} (7 scores retrieval), or {FIRST_PLUGIN} and above for a plug-in"
+        yield Problem("reward.reward_impl_version", version, "no such reward", right)

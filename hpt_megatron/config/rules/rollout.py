@@ -1,0 +1,124 @@
+"""The engine: lengths, sampling, its own layout, and how it takes new weights."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from hpt_megatron.config.geometry import largest_tensor
+from hpt_megatron.config.problem import Problem, divisors
+from hpt_megatron.config.run import RunConfig
+
+ENGINES = ("vllm",)
+BYTES = {"bf16": 2, "fp32": 4}
+MIB = 1024 * 1024
+
+
+def check_engine(run: RunConfig) -> Iterator[Problem]:
+    """There is one engine."""
+    rollout = run.rollout
+    if rollout.name not in ENGINES:
+        yield Problem("rollout.name", rollout.name, "no such engine is built in", ", ".join(ENGINES))
+
+
+def check_lengths(run: RunConfig) -> Iterator[Problem]:
+    """prompt + response <= the engine's maximum <= the model's positions; a demonstration fits a response."""
+    data, rollout, model = run.data, run.rollout, run.model
+    needed = data.max_prompt_length + data.max_response_length
+    if needed > rollout.max_model_len:
+        yield Problem(
+            "rollout.max_model_len",
+            rollout.max_model_len,
+            f"max_prompt_length {data.max_prompt_length} + max_response_length {data.max_response_length} = {needed}",
+            f"at least {needed}",
+        )
+    if rollout.max_model_len > model.max_position_embeddings:
+        yield Problem(
+            "rollout.max_model_len",
+            rollout.max_model_len,
+            f"the model has positions for {model.max_position_embeddings} tokens",
+            f"at most {model.max_position_embeddings}",
+        )
+    if data.max_prefix_len > data.max_response_length:
+        yield Problem(
+            "data.max_prefix_len",
+            data.max_prefix_len,
+            f"a demonstration takes the place of a response, of at most {data.max_response_length} tokens",
+            f"at most {data.max_response_length}",
+        )
+
+
+def check_sampling(run: RunConfig) -> Iterator[Problem]:
+    """Sampling parameters lie where the engine accepts them; training never samples greedily."""
+    rollout = run.rollout
+    if rollout.temperature <= 0:
+        why = "rollouts of a prompt would all be the same"
+        yield Problem("rollout.temperature", rollout.temperature, why, "1.0")
+    if rollout.val_temperature < 0:
+        yield Problem("rollout.val_temperature", rollout.val_temperature, "must not be negative", "0 (greedy) or more")
+    for path, share in (("rollout.top_p", rollout.top_p), ("rollout.val_top_p", rollout.val_top_p)):
+        if not 0 < share <= 1:
+            yield Problem(path, share, "is a share of the probability", "above 0, at most 1")
+    if rollout.top_k == 0 or rollout.top_k < -1:
+        yield Problem("rollout.top_k", rollout.top_k, "is a number of tokens", "1 or more, or -1 for all")
+    if rollout.val_temperature == 0 and rollout.n_val > 1:
+        why = "greedy validation gives the same answer every time"
+        yield Problem("rollout.n_val", rollout.n_val, why, "1, or val_temperature above 0", "warning")
+
+
+def check_agent(run: RunConfig) -> Iterator[Problem]:
+    """An agent that searches needs somewhere to search and at least one turn."""
+    rollout = run.rollout
+    if rollout.max_turns < 1:
+        yield Problem("rollout.max_turns", rollout.max_turns, "must be at least 1", "5")
+    if rollout.agent != "single_turn" and rollout.search_url is None:
+        why = f"the {rollout.agent} agent searches"
+        yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
+    if rollout.search_url is not None:
+        parts = urlsplit(rollout.search_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            yield Problem("rollout.search_url", rollout.search_url, "is not a web address", "http://HOST:PORT/search")
+        elif parts.username or parts.password:
+            hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
+            yield Problem("rollout.search_url", hidden, "a run is recorded, so no credentials in it", "without them")
+    if run.reward.reward_impl_version == 7 and rollout.agent == "single_turn":
+        why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"
+        yield Problem("rollout.agent", rollout.agent, why, "vrag or searcher", "warning")
+
+
+def check_engine_layout(run: RunConfig) -> Iterator[Problem]:
+    """The engine's tensor parallelism divides heads, devices and, unless images are spread whole, the vision tower."""
+    rollout, model, tp = run.rollout, run.model, run.rollout.tensor_parallel_size
+    path = "rollout.tensor_parallel_size"
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    if heads % tp:
+        yield Problem(path, tp, f"does not divide the {heads} attention heads", divisors(heads, 8))
+    if kv_heads % tp and tp % kv_heads:
+        yield Problem(path, tp, f"and the {kv_heads} KV heads do not divide one another", divisors(kv_heads, 8))
+    if run.devices % tp:
+        yield Problem(path, tp, f"does not divide the {run.devices} devices", divisors(run.devices, 8))
+    vision = model.vision
+    if vision is not None and rollout.mm_encoder_tp_mode == "weights":
+        for what, size in (("FFN size", vision.intermediate_size), ("heads", vision.num_heads)):
+            if size % tp:
+                why = f"the engine would cut the vision tower's {size} {what} into {tp} parts"
+                yield Problem("rollout.mm_encoder_tp_mode", "weights", why, "data (each rank takes whole images)")
+
+
+def check_engine_memory(run: RunConfig) -> Iterator[Problem]:
+    """The engine's share of a device is a share."""
+    share = run.rollout.gpu_memory_utilization
+    if not 0 < share < 1:
+        yield Problem("rollout.gpu_memory_utilization", share, "is the engine's share of a device", "above 0, below 1")
+
+
+def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:
+    """The largest tensor fits into a bucket."""
+    rollout = run.rollout
+    name, elements = largest_tensor(run.model)
+    size = elements * BYTES[run.trainer.dtype]
+    if size > rollout.publish_bucket_mb * MIB:
+        yield Problem(
+            "rollout.publish_bucket_mb",
+            rollout.publish_bucket_mb,
+            f"{name} alone has {size / MIB:,.1f} MiB in {run.trainer.dtype}",
+            f"at least {-(-size // MIB)}",
+        )

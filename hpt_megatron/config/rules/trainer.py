@@ -1,0 +1,86 @@
+"""Length of the run, optimizer, and when things are saved and tested."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpt_megatron.config.geometry import parameters
+from hpt_megatron.config.problem import Problem
+from hpt_megatron.config.run import RunConfig
+
+USUAL_LR = 1e-4  # full-parameter training of the real sizes; the tiny model is exempt
+TINY_PARAMETERS = 100_000_000
+
+
+def check_length_of_run(run: RunConfig) -> Iterator[Problem]:
+    """A run ends."""
+    trainer = run.trainer
+    if trainer.total_epochs is None and trainer.total_training_steps is None:
+        yield Problem("trainer.total_training_steps", None, "neither epochs nor steps say when to end", "500")
+    for path, length in (
+        ("trainer.total_epochs", trainer.total_epochs),
+        ("trainer.total_training_steps", trainer.total_training_steps),
+    ):
+        if length is not None and length < 1:
+            yield Problem(path, length, "must be at least 1, or null", "1")
+
+
+def check_optimizer(run: RunConfig) -> Iterator[Problem]:
+    """Learning rate and clipping can train something."""
+    trainer = run.trainer
+    if trainer.lr <= 0:
+        yield Problem("trainer.lr", trainer.lr, "nothing would be learned", "1e-6 to 5e-6 for the real sizes")
+    elif trainer.lr > USUAL_LR and parameters(run.model) > TINY_PARAMETERS:
+        why = "is far above what full-parameter post-training bears"
+        yield Problem("trainer.lr", trainer.lr, why, "1e-6 to 2e-5", "warning")
+    if trainer.clip_grad < 0:
+        yield Problem("trainer.clip_grad", trainer.clip_grad, "must not be negative", "1.0, or 0 for no clipping")
+    if trainer.max_grad_norm is not None and trainer.max_grad_norm <= trainer.clip_grad:
+        yield Problem(
+            "trainer.max_grad_norm",
+            trainer.max_grad_norm,
+            f"skips a step by its norm before clipping; at most clip_grad {trainer.clip_grad:g} would skip nearly all",
+            "80.0, or null never to skip",
+        )
+    if trainer.lr_warmup_steps < 0:
+        yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, "must not be negative", "0")
+    steps = trainer.total_training_steps
+    if steps is not None and trainer.lr_warmup_steps >= max(steps, 1) and trainer.lr_warmup_steps > 0:
+        why = f"the run of {steps} steps ends before the learning rate is reached"
+        yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, why, f"below {steps}", "warning")
+
+
+def check_frequencies(run: RunConfig) -> Iterator[Problem]:
+    """0 or less means never; a first checkpoint after the end means only the last one."""
+    trainer, steps = run.trainer, run.trainer.total_training_steps
+    for path, frequency in (("trainer.save_freq", trainer.save_freq), ("trainer.test_freq", trainer.test_freq)):
+        if steps is not None and frequency > steps:
+            why = f"the run ends at step {steps}, before it comes due"
+            yield Problem(path, frequency, why, f"at most {steps}, or 0 for never", "warning")
+
+
+def check_seed(run: RunConfig) -> Iterator[Problem]:
+    """Seeds are not negative: the engines refuse them."""
+    if run.trainer.seed < 0:
+        yield Problem("trainer.seed", run.trainer.seed, "must not be negative", "0")
+
+
+def check_critic(run: RunConfig) -> Iterator[Problem]:
+    """Only GAE has a critic to warm up."""
+    warmup, estimator = run.trainer.critic_warmup, run.algorithm.adv_estimator
+    if warmup < 0:
+        yield Problem("trainer.critic_warmup", warmup, "must not be negative", "0")
+    if warmup > 0 and estimator != "gae":
+        yield Problem("trainer.critic_warmup", warmup, f"{estimator} has no critic", "0, or adv_estimator=gae")
+
+
+def check_data_files(run: RunConfig) -> Iterator[Problem]:
+    """Files that are named exist and are of a kind that can be read."""
+    for group, files in (("data.train_files", run.data.train_files), ("data.val_files", run.data.val_files)):
+        for index, name in enumerate(files):
+            path = f"{group}[{index}]"
+            if Path(name).suffix not in (".parquet", ".jsonl"):
+                yield Problem(path, name, "is neither parquet nor JSON lines", "a .parquet or .jsonl file")
+            elif not Path(name).is_file():
+                yield Problem(
+                    path, name, "no such file", "an existing file; relative paths start at the current folder"
+                )

@@ -1,0 +1,164 @@
+"""A run, as frozen dataclasses. Defaults live in `configs/` alone; a field here only says what a value must be.
+
+By convention a variable that holds a group carries the group's name (`layout.tp`, `run.layout.tp`), so that a test
+can see that every key is read by something.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hpt_megatron.config.model import Count, ModelConfig
+
+ADV_ESTIMATORS = Literal[
+    "grpo",
+    "grpo_split",
+    "grpo_balance",
+    "dr_grpo",
+    "rloo",
+    "reinforce",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "remax",
+    "gae",
+    "opo",
+    "gpg",
+    "pass_at_k",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    """How the trainer is spread over devices; the data-parallel size is what is left of them."""
+
+    tp: Count
+    pp: Count
+    vpp: Count
+    cp: Count
+    dp: Count | None
+    sequence_parallel: bool | None
+    vocab_multiple: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which prompts, how many at a time, how long."""
+
+    train_files: tuple[str, ...]
+    val_files: tuple[str, ...]
+    train_batch_size: Count
+    max_prompt_length: Count
+    max_response_length: Count
+    max_prefix_len: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlControlConfig:
+    """The penalty on leaving the reference, taken from the reward."""
+
+    type: Literal["fixed", "adaptive", "ppo_rule"]
+    kl_coef: float
+    target_kl: float
+    horizon: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """What is learned from a group of rollouts: the gate, the credit, the losses."""
+
+    unify_strategy: Literal["switch", "soft", "no"]
+    switch_gate: int
+    switch_gate_off: int
+    remove_sfted_data: bool
+    offline_loss_type: Literal["sft", "off_policy", "off_sft", "switch_off_sft", "srft", "none"]
+    sft_loss_coef: float
+    off_policy_loss_impl: Literal["token", "seq"]
+    normalize: Literal["global", "official", "paper"]
+    adv_estimator: ADV_ESTIMATORS
+    grpo_use_std: bool
+    entropy_coeff: float
+    use_kl_loss: bool
+    kl_loss_coef: float
+    kl_loss_type: Literal["k1", "k2", "k3", "abs", "mse", "full"]
+    kl_ctrl: KlControlConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What a rollout is worth."""
+
+    reward_impl_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How the engine samples, alone or as an agent, and how it takes new weights."""
+
+    name: str
+    agent: Literal["single_turn", "vrag", "searcher"]
+    max_turns: int
+    search_url: str | None
+    n: Count
+    n_verify: Count
+    n_val: Count
+    temperature: float
+    top_p: float
+    top_k: int
+    val_temperature: float
+    val_top_p: float
+    tensor_parallel_size: Count
+    mm_encoder_tp_mode: Literal["weights", "data"]
+    max_model_len: Count
+    gpu_memory_utilization: float
+    publish_bucket_mb: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, on how many devices, in which steps."""
+
+    nnodes: Count
+    n_gpus_per_node: Count
+    dtype: Literal["bf16", "fp32"]
+    seed: int
+    total_epochs: int | None
+    total_training_steps: int | None
+    save_freq: int
+    test_freq: int
+    lr: float
+    lr_warmup_steps: int
+    clip_grad: float
+    max_grad_norm: float | None
+    critic_warmup: int
+    ppo_mini_batch_size: Count
+    ppo_micro_batch_size: Count
+    use_dynamic_bsz: bool
+    ppo_max_token_len_per_gpu: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that makes a run; saved with it, and enough to repeat it."""
+
+    model: ModelConfig
+    layout: LayoutConfig
+    data: DataConfig
+    algorithm: AlgorithmConfig
+    reward: RewardConfig
+    rollout: RolloutConfig
+    trainer: TrainerConfig
+
+    @property
+    def devices(self) -> int:
+        """All devices of the trainer; on a host without an accelerator, its processes."""
+        return self.trainer.nnodes * self.trainer.n_gpus_per_node
+
+    @property
+    def dp(self) -> int:
+        """The data-parallel size: as stated, or what the devices leave (at least 1)."""
+        layout = self.layout
+        return layout.dp or max(1, self.devices // (layout.tp * layout.pp * layout.cp))
+
+    @property
+    def rollouts_per_prompt(self) -> int:
+        """`switch` samples `n_verify` rollouts before it decides; the other strategies sample `n`."""
+        return self.rollout.n_verify if self.algorithm.unify_strategy == "switch" else self.rollout.n

@@ -1,0 +1,293 @@
+"""Every rule, by a run that breaks it and one that does not; and no rule ever raises."""
+
+import dataclasses
+from functools import cache
+from typing import get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from hpt_megatron.config.load import load
+from hpt_megatron.config.model import Count
+from hpt_megatron.config.rules import RULES, check
+from hpt_megatron.config.run import RunConfig
+
+
+@cache
+def loaded_from(*given):
+    """Composing costs more than checking, so each run is composed once."""
+    return load(list(given))
+
+
+SEVEN = "experiment=hpt-7b"
+# (overrides, path of the problem, a part of why, a part of what would be right, severity)
+BROKEN = [
+    ([SEVEN, "layout.tp=8"], "layout.tp", "28 attention heads", "1, 2, 4", "error"),
+    (["experiment=hpt-3b", "layout.tp=16"], "trainer.n_gpus_per_node", "does not divide", "multiple of 16", "error"),
+    (
+        ["experiment=hpt-32b", "layout.tp=10", "trainer.n_gpus_per_node=10", "trainer.nnodes=2"],
+        "layout.tp",
+        "KV heads do not",
+        "8",
+        "error",
+    ),
+    ([SEVEN, "model.intermediate_size=18946"], "layout.tp", "FFN size 18946", "1, 2", "error"),
+    ([SEVEN, "layout.dp=3"], "layout.dp", "there are 8 devices", "2, or null", "error"),
+    ([SEVEN, "layout.cp=0"], "layout.cp", "does not fit", "at least 1", "error"),
+    (
+        ["experiment=hpt-3b", "layout.pp=4", "model.num_hidden_layers=34"],
+        "layout.pp",
+        "34 layers",
+        "1, 2, 17, 34",
+        "error",
+    ),
+    (["experiment=hpt-72b", "layout.vpp=3"], "layout.vpp", "80 layers do not divide", "1, 2, 4, 5, 10, 20", "error"),
+    ([SEVEN, "layout.vpp=2"], "layout.vpp", "pp is 1", "pp of 2", "error"),
+    ([SEVEN, "layout.sequence_parallel=false"], "layout.sequence_parallel", "only under", "true", "error"),
+    ([SEVEN, "layout=tp1", "layout.sequence_parallel=true"], "layout.sequence_parallel", "nothing", "null", "warning"),
+    (
+        ["experiment=hpt-72b", "trainer.n_gpus_per_node=4", "trainer.nnodes=16"],
+        "layout.tp",
+        "leaves the node",
+        "4",
+        "warning",
+    ),
+    (["layout.vocab_multiple=400"], "layout.vocab_multiple", "more than a tenth", "64", "error"),
+    (
+        [SEVEN, "trainer.ppo_max_token_len_per_gpu=16386"],
+        "trainer.ppo_max_token_len_per_gpu",
+        "cut into 4",
+        "16384 or 16388",
+        "error",
+    ),
+    (
+        [SEVEN, "trainer.ppo_max_token_len_per_gpu=8192"],
+        "trainer.ppo_max_token_len_per_gpu",
+        "9216 tokens",
+        "9216",
+        "error",
+    ),
+    ([SEVEN, "data.train_batch_size=100"], "data.train_batch_size", "mini-batches of 64", "64 or 128", "error"),
+    ([SEVEN, "trainer.ppo_mini_batch_size=256"], "trainer.ppo_mini_batch_size", "larger than", "128", "warning"),
+    (
+        [SEVEN, "rollout.n_verify=3", "trainer.ppo_mini_batch_size=1"],
+        "trainer.ppo_mini_batch_size",
+        "3 rows",
+        "2 prompts",
+        "error",
+    ),
+    (
+        [SEVEN, "trainer.use_dynamic_bsz=false", "trainer.ppo_micro_batch_size=48"],
+        "trainer.ppo_mini_batch_size",
+        "micro-batches of 48",
+        "60 or 72",
+        "error",
+    ),
+    (
+        ["experiment=hpt-32b", "layout.vpp=2", "trainer.use_dynamic_bsz=false", "trainer.ppo_micro_batch_size=256"],
+        *("trainer.ppo_micro_batch_size", "multiple of pp 2", "128", "error"),
+    ),
+    (
+        [SEVEN, "algorithm.switch_gate=9", "algorithm.switch_gate_off=9"],
+        "algorithm.switch_gate",
+        "among 8 rollouts",
+        "-1 to 7",
+        "error",
+    ),
+    (
+        [SEVEN, "algorithm.switch_gate=8", "algorithm.switch_gate_off=8"],
+        "algorithm.switch_gate",
+        "never reach RL",
+        "7",
+        "warning",
+    ),
+    (
+        ["experiment=seed_debug", "algorithm.switch_gate=3"],
+        "algorithm.switch_gate",
+        "among 1 rollouts",
+        "-1 to 0",
+        "error",
+    ),
+    ([SEVEN, "rollout.n_verify=1"], "rollout.n_verify", "group of one", "2", "warning"),
+    ([SEVEN, "algorithm=grpo", "rollout.n=1"], "rollout.n", "group of one", "2", "warning"),
+    (
+        [SEVEN, "algorithm=grpo", "algorithm.remove_sfted_data=true"],
+        "algorithm.remove_sfted_data",
+        "none is removed",
+        "false",
+        "warning",
+    ),
+    (
+        [SEVEN, "algorithm.offline_loss_type=none"],
+        "algorithm.offline_loss_type",
+        "none of their losses",
+        "sft",
+        "error",
+    ),
+    ([SEVEN, "algorithm.sft_loss_coef=-1"], "algorithm.sft_loss_coef", "negative", "0 or more", "error"),
+    ([SEVEN, "algorithm.sft_loss_coef=0"], "algorithm.sft_loss_coef", "learn nothing", "above 0", "warning"),
+    ([SEVEN, "algorithm.entropy_coeff=0.1"], "algorithm.entropy_coeff", "usual range", "0.01", "warning"),
+    ([SEVEN, "algorithm.use_kl_loss=true"], "algorithm.use_kl_loss", "only cost", "false", "warning"),
+    ([SEVEN, "algorithm.kl_loss_coef=0.1"], "algorithm.kl_loss_coef", "acts on nothing", "0", "error"),
+    ([SEVEN, "algorithm.kl_ctrl.type=adaptive"], "algorithm.kl_ctrl.kl_coef", "0 stays 0", "0.05", "error"),
+    (
+        [SEVEN, "algorithm.kl_ctrl.type=ppo_rule", "algorithm.kl_ctrl.target_kl=0"],
+        "algorithm.kl_ctrl.target_kl",
+        "steers",
+        "6.0",
+        "error",
+    ),
+    (
+        [SEVEN, "algorithm.kl_ctrl.type=adaptive", "algorithm.kl_ctrl.horizon=0"],
+        "algorithm.kl_ctrl.horizon",
+        "1 step",
+        "10000",
+        "error",
+    ),
+    (
+        [SEVEN, "algorithm.off_policy_loss_impl=seq", "algorithm.normalize=official"],
+        "algorithm.off_policy_loss_impl",
+        "cannot run",
+        "token",
+        "error",
+    ),
+    (
+        [SEVEN, "algorithm.adv_estimator=rloo", "algorithm.grpo_use_std=true"],
+        "algorithm.grpo_use_std",
+        "does not divide",
+        "false",
+        "warning",
+    ),
+    ([SEVEN, "reward.reward_impl_version=12"], "reward.reward_impl_version", "no such reward", "100", "error"),
+    ([SEVEN, "rollout.name=sglang"], "rollout.name", "no such engine", "vllm", "error"),
+    ([SEVEN, "rollout.max_model_len=9000"], "rollout.max_model_len", "= 9216", "at least 9216", "error"),
+    (["model.max_position_embeddings=256"], "rollout.max_model_len", "positions for 256", "at most 256", "error"),
+    ([SEVEN, "data.max_prefix_len=9000"], "data.max_prefix_len", "8192", "at most 8192", "error"),
+    ([SEVEN, "rollout.temperature=0"], "rollout.temperature", "the same", "1.0", "error"),
+    ([SEVEN, "rollout.top_p=0"], "rollout.top_p", "share", "at most 1", "error"),
+    ([SEVEN, "rollout.top_k=0"], "rollout.top_k", "number of tokens", "-1", "error"),
+    ([SEVEN, "rollout.val_temperature=-1"], "rollout.val_temperature", "negative", "0", "error"),
+    ([SEVEN, "rollout.n_val=4"], "rollout.n_val", "same answer", "1", "warning"),
+    ([SEVEN, "rollout=vrag"], "rollout.search_url", "vrag agent searches", "http", "error"),
+    (
+        [SEVEN, "rollout=vrag", "rollout.search_url=localhost"],
+        "rollout.search_url",
+        "not a web address",
+        "http",
+        "error",
+    ),
+    ([SEVEN, "rollout.max_turns=0"], "rollout.max_turns", "at least 1", "5", "error"),
+    ([SEVEN, "reward=rag"], "rollout.agent", "retrieves nothing", "vrag", "warning"),
+    (
+        [SEVEN, "rollout.tensor_parallel_size=8"],
+        "rollout.tensor_parallel_size",
+        "28 attention heads",
+        "1, 2, 4, 7",
+        "error",
+    ),
+    (
+        ["experiment=hpt-3b", "rollout.tensor_parallel_size=8", "rollout.mm_encoder_tp_mode=weights"],
+        "rollout.mm_encoder_tp_mode",
+        "3420 FFN size",
+        "data",
+        "error",
+    ),
+    ([SEVEN, "rollout.gpu_memory_utilization=1.2"], "rollout.gpu_memory_utilization", "share", "below 1", "error"),
+    (
+        ["experiment=hpt-72b", "rollout.publish_bucket_mb=2048"],
+        "rollout.publish_bucket_mb",
+        "2,376.0 MiB",
+        "2376",
+        "error",
+    ),
+    (
+        [SEVEN, "trainer.total_training_steps=null", "trainer.total_epochs=null"],
+        "trainer.total_training_steps",
+        "when to end",
+        "500",
+        "error",
+    ),
+    ([SEVEN, "trainer.lr=0"], "trainer.lr", "nothing", "1e-6", "error"),
+    ([SEVEN, "trainer.lr=0.001"], "trainer.lr", "far above", "1e-6", "warning"),
+    ([SEVEN, "trainer.max_grad_norm=0.5"], "trainer.max_grad_norm", "skips a step", "80.0", "error"),
+    ([SEVEN, "trainer.clip_grad=-1"], "trainer.clip_grad", "negative", "1.0", "error"),
+    ([SEVEN, "trainer.lr_warmup_steps=600"], "trainer.lr_warmup_steps", "500 steps ends", "below 500", "warning"),
+    ([SEVEN, "trainer.save_freq=501"], "trainer.save_freq", "ends at step 500", "500", "warning"),
+    ([SEVEN, "trainer.seed=-1"], "trainer.seed", "negative", "0", "error"),
+    ([SEVEN, "trainer.critic_warmup=5"], "trainer.critic_warmup", "no critic", "gae", "error"),
+    ([SEVEN, "data.train_files=[nowhere.parquet]"], "data.train_files[0]", "no such file", "existing", "error"),
+    ([SEVEN, "data.val_files=[x.csv]"], "data.val_files[0]", "neither parquet", ".jsonl", "error"),
+    ([SEVEN, "model.path=nowhere"], "model.path", "no config.json", "Hugging Face", "error"),
+    ([SEVEN, "model.num_key_value_heads=5"], "model.num_attention_heads", "5 KV heads", "multiple of 5", "error"),
+    ([SEVEN, "model.mrope_section=[16,24,23]"], "model.mrope_section", "half of head_dim", "64", "error"),
+    (["model=qwen2.5-7b", "model.mrope_section=[1,2,3]"], "model.mrope_section", "one dimension", "null", "error"),
+    ([SEVEN, "model.attention_bias=false"], "model.attention_bias", "other way round", "true", "error"),
+    ([SEVEN, "model.vision=null"], "model.vision", "qwen2_5_vl", "tower", "error"),
+    ([SEVEN, "model.vision.out_hidden_size=2048"], "model.vision.out_hidden_size", "3584", "3584", "error"),
+    ([SEVEN, "model.vision.window_size=100"], "model.vision.window_size", "28 pixels", "28", "error"),
+    (
+        [SEVEN, "model.vision.fullatt_block_indexes=[7,40]"],
+        "model.vision.fullatt_block_indexes",
+        "0 to 31",
+        "existing",
+        "error",
+    ),
+    ([SEVEN, "model.vision.num_heads=17"], "model.vision.num_heads", "multiple of 4", "16", "error"),
+    (["model=llama-3.1-8b", "model.rope_scaling.factor=0.5"], "model.rope_scaling", "factor >= 1", "8", "error"),
+]
+
+
+@pytest.mark.parametrize(("given", "path", "why", "right", "severity"), BROKEN, ids=lambda value: str(value)[:60])
+def test_a_broken_rule_says_where_why_and_what_would_be_right(given, path, why, right, severity):
+    loaded = loaded_from(*given)
+    found = [p for p in loaded.problems if p.path == path and why in p.why]
+    assert found, [str(problem) for problem in loaded.problems]
+    assert right in found[0].right
+    assert found[0].severity == severity
+
+
+def test_the_table_above_breaks_every_rule():
+    """Each rule function has at least one run above that it alone answers to."""
+    answered = set()
+    for given_strings, path, why, *_ in BROKEN:
+        run = loaded_from(*given_strings).run
+        answered |= {rule for rule in RULES if any(p.path == path and why in p.why for p in rule(run))}
+    assert not [rule.__name__ for rule in RULES if rule not in answered]
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated():
+    loaded = load(["rollout=vrag", "rollout.search_url=http://user:secret@host:1/search"])
+    problem = next(p for p in loaded.problems if p.path == "rollout.search_url")
+    assert "credentials" in problem.why
+    assert "secret" not in str(problem)
+
+
+@pytest.mark.parametrize("name", ["tiny-hpt", "hpt-3b", "hpt-7b", "hpt-32b", "hpt-72b"])
+def test_every_experiment_is_valid_without_a_warning(name):
+    assert [str(problem) for problem in load([f"experiment={name}"]).problems] == []
+
+
+SIZES = st.integers(1, 70) | st.integers(1, 2**40)
+NUMBERS = st.integers(-3, 70) | st.integers(-(2**40), 2**40)
+LOADED: dict = {}
+NUMERIC = [
+    (group, key)
+    for group, part in get_type_hints(RunConfig).items()
+    for key, hint in get_type_hints(part, include_extras=True).items()
+    if hint in (Count, int, float)
+]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(data=st.data(), model=st.sampled_from(["tiny", "qwen2.5-vl-7b", "llama-3.1-8b"]))
+def test_no_numbers_make_a_rule_raise(data, model):
+    """Sizes come from the door as at least 1; every other number is anything at all."""
+    run = LOADED.setdefault(model, load([f"model={model}"]).run)
+    for group, key in data.draw(st.lists(st.sampled_from(NUMERIC), unique=True, min_size=1, max_size=8)):
+        part = getattr(run, group)
+        hint = get_type_hints(type(part), include_extras=True)[key]
+        changed = dataclasses.replace(part, **{key: data.draw(SIZES if hint == Count else NUMBERS)})
+        run = dataclasses.replace(run, **{group: changed})
+    for problem in check(run):
+        assert str(problem)
