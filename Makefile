@@ -1,0 +1,26 @@
+# Short names for what the scripts and tools do; nothing is decided here. A bare machine needs no make: see launch/.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fast check test hooks
+PYTHON := .venv/bin/python
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## the virtual environment, or nothing when it is ready
+	./launch/environment.sh
+
+fast: $(PYTHON) ## the tests that need no torch; under 10 s
+	$(PYTHON) -m pytest -q -m fast
+
+check: ## linters, types, and every test that starts no process or engine; under 3 minutes
+	./launch/test.sh -m "not slow"
+
+test: ## all of it, as CI runs it
+	./launch/test.sh
+
+hooks: $(PYTHON) ## the checks of .pre-commit-config.yaml before every commit
+	$(PYTHON) -m pre_commit install
+
+$(PYTHON):
+	./launch/environment.sh

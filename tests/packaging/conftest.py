@@ -1,0 +1,76 @@
+"""The wheel of this checkout, built once; and what a test needs to run a script as a stranger's shell would."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOURCES = ["hpt_megatron", "configs", "slurm", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+Pip = Callable[..., str]
+
+
+def run_pip(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    """pip with the host's own settings, so that it asks where this host asks; its two streams are one."""
+    command = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=1200, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def pip_online() -> Pip:
+    """Calls pip with what needs a package index, and gives its words; skips, saying so, where no index answers."""
+
+    def run(*arguments: str, python: str = sys.executable) -> str:
+        done = run_pip(*arguments, python=python)
+        if done.returncode and ("from versions: none" in done.stdout or "connection broken by" in done.stdout):
+            pytest.skip("no package index answers on this host")
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools would put what an earlier build left behind into it."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (checkout / name).is_dir():
+            shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(checkout / name, source / name)
+    target = tmp_path_factory.mktemp("wheel")
+    done = run_pip("wheel", str(source), "--no-deps", "--no-build-isolation", "--wheel-dir", str(target))
+    assert done.returncode == 0, done.stdout[-4000:]
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Runs a command in an empty folder, with an empty HOME, without standard input and with little else."""
+
+    def run(*command: str | Path, path: str = os.environ["PATH"], **extra: str) -> subprocess.CompletedProcess[str]:
+        home, folder = tmp_path / "home", tmp_path / "elsewhere"
+        home.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=folder,
+            env={"PATH": path, "HOME": str(home)} | extra,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run
