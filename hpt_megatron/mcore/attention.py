@@ -56,14 +56,14 @@ class GatherRanks(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         gathered = x.new_empty((dist.get_world_size(group) * x.shape[0], *x.shape[1:]))
-        dist.all_gather_into_tensor(gathered, x.contiguous(), group=group)
+        dist.all_gather_single(gathered, x.contiguous(), group=group)
         return gathered.view(-1, *x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient = gradients[0]
         mine = gradient.new_empty(gradient.shape[1:])
-        dist.reduce_scatter_tensor(mine, gradient.flatten(0, 1).contiguous(), group=ctx.group)
+        dist.reduce_scatter_single(mine, gradient.flatten(0, 1).contiguous(), group=ctx.group)
         return mine, None
 
 

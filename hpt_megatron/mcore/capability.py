@@ -14,6 +14,7 @@ Example:
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from dataclasses import dataclass
 from functools import cache
 
@@ -58,3 +59,5 @@ def apex() -> Part:
 
 transformer_engine()
 apex()
+# Megatron-core says the same once per module that looks, at every import and in every process.
+warnings.filterwarnings("ignore", message=".*not installed. Falling back to", module="megatron")

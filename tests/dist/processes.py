@@ -20,7 +20,7 @@ from typing import Any
 
 from hpt_megatron.mcore.initialize import Rendezvous
 
-PRELOAD = ["hpt_megatron.mcore.checkpoint", "hpt_megatron.mcore.layer_spec", "hpt_megatron.mcore.patches"]
+PRELOAD = ["pytest", "hpt_megatron.mcore.checkpoint", "hpt_megatron.mcore.layer_spec", "hpt_megatron.mcore.patches"]
 DEADLINE_S = 120
 
 

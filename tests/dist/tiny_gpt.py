@@ -35,22 +35,24 @@ class Case:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    vpp: int | None = None
     bf16: bool = False
     recompute: bool = False
     overlap: bool = False
     dropout: float = 0.0
+    layers: int = 2
 
     def alone(self) -> "Case":
         """The same in one process, without recomputation and overlap."""
-        return replace(self, tp=1, pp=1, cp=1, recompute=False, overlap=False)
+        return replace(self, tp=1, pp=1, cp=1, vpp=None, recompute=False, overlap=False)
 
 
 def transformer_config(case: Case) -> TransformerConfig:
-    """Hidden size 64, two heads of 32, one group of keys and values per tensor-parallel rank."""
+    """Hidden size 64, four heads of 32, two groups of keys and values."""
     dtype = torch.bfloat16 if case.bf16 else torch.float32
     recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return TransformerConfig(
-        num_layers=2,
+        num_layers=case.layers,
         hidden_size=64,
         num_attention_heads=4,
         num_query_groups=2,
@@ -63,6 +65,9 @@ def transformer_config(case: Case) -> TransformerConfig:
         add_qkv_bias=True,
         tensor_model_parallel_size=case.tp,
         pipeline_model_parallel_size=case.pp,
+        virtual_pipeline_model_parallel_size=case.vpp,
+        overlap_p2p_comm=bool(case.vpp),
+        batch_p2p_comm=not case.vpp,
         context_parallel_size=case.cp,
         sequence_parallel=case.tp > 1,
         pipeline_dtype=dtype,
@@ -107,29 +112,16 @@ class Trainer:
     """Model, optimizer and step of one process."""
 
     def __init__(self, case: Case) -> None:
-        self.case = case
         self.config = config = transformer_config(case)
-        model = GPTModel(
-            config,
-            decoder_spec(config),
-            vocab_size=VOCABULARY,
-            max_sequence_length=LENGTH,
-            pre_process=parallel_state.is_pipeline_first_stage(),
-            post_process=parallel_state.is_pipeline_last_stage(),
-            share_embeddings_and_output_weights=False,
-            position_embedding_type="rope",
-        )
-        draw_weights(model)
-        if case.bf16:
-            model = Float16Module(config, model)
         ddp = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
             grad_reduce_in_fp32=True,
             overlap_grad_reduce=case.overlap,
             overlap_param_gather=case.overlap,
-            bucket_size=30_000 if case.overlap else None,
+            bucket_size=30_000 if case.overlap else None,  # several buckets, so that there is something to overlap
         )
-        self.model = DistributedDataParallel(config, ddp, model)
+        stages = range(case.vpp) if case.vpp else [None]
+        self.models = [DistributedDataParallel(config, ddp, self.stage(stage)) for stage in stages]
         self.optimizer = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",
@@ -140,11 +132,29 @@ class Trainer:
                 params_dtype=config.params_dtype,
                 use_distributed_optimizer=True,
             ),
-            [self.model],
+            self.models,
         )
         config.finalize_model_grads_func = finalize_model_grads
         config.grad_scale_func = self.optimizer.scale_loss
-        config.no_sync_func = self.model.no_sync if case.overlap else None
+        if case.overlap:
+            waits = [model.no_sync for model in self.models]
+            config.no_sync_func = waits if case.vpp else waits[0]
+
+    def stage(self, vp_stage: int | None) -> Any:
+        """The layers of this pipeline rank, or of one of its virtual stages."""
+        model = GPTModel(
+            self.config,
+            decoder_spec(self.config, vp_stage),
+            vocab_size=VOCABULARY,
+            max_sequence_length=LENGTH,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            share_embeddings_and_output_weights=False,
+            position_embedding_type="rope",
+            vp_stage=vp_stage,
+        )
+        draw_weights(model)
+        return Float16Module(self.config, model) if self.config.bf16 else model
 
     def micro_batches(self, step: int) -> list[dict[str, torch.Tensor]]:
         """This data- and context-parallel rank's part of the step's rows."""
@@ -162,12 +172,13 @@ class Trainer:
     def step(self, step: int) -> tuple[float, float]:
         """One optimizer step; answers the mean loss per token of the whole batch, and the gradient norm."""
         micro_batches = self.micro_batches(step)
-        self.model.zero_grad_buffer()
+        for model in self.models:
+            model.zero_grad_buffer()
         self.optimizer.zero_grad()
         seen = get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=iter(micro_batches),
-            model=[self.model],
+            data_iterator=[iter(micro_batches) for _ in self.models],
+            model=self.models,
             num_microbatches=len(micro_batches),
             seq_length=LENGTH,
             micro_batch_size=MICRO_ROWS,
@@ -199,23 +210,23 @@ def token_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, 
 
 def train(where: Rendezvous, case: Case, steps: int = 6) -> list[tuple[float, float]]:
     """What one process of a training test runs: losses and gradient norms of all steps."""
-    initialize(tp=case.tp, pp=case.pp, cp=case.cp, where=where)
+    initialize(case.tp, case.pp, case.cp, case.vpp, where=where)
     return Trainer(case).train(0, steps)
 
 
 def train_and_save(where: Rendezvous, case: Case, folder: str, at: int, more: int) -> list[tuple[float, float]]:
     """Trains to a step, saves in both formats, trains on; answers all steps."""
-    initialize(tp=case.tp, pp=case.pp, cp=case.cp, where=where)
+    initialize(case.tp, case.pp, case.cp, case.vpp, where=where)
     trainer = Trainer(case)
     before = trainer.train(0, at)
     for sharding in checkpoint.SHARDINGS:
-        checkpoint.save(f"{folder}/{sharding}", [trainer.model], trainer.optimizer, {"step": at}, sharding)
+        checkpoint.save(f"{folder}/{sharding}", trainer.models, trainer.optimizer, {"step": at}, sharding)
     return before + trainer.train(at, at + more)
 
 
 def load_and_train(where: Rendezvous, case: Case, folder: str, more: int) -> list[tuple[float, float]]:
     """Loads what other processes saved, and trains on."""
-    initialize(tp=case.tp, pp=case.pp, cp=case.cp, seed=99, where=where)
+    initialize(case.tp, case.pp, case.cp, case.vpp, seed=99, where=where)
     trainer = Trainer(case)
-    first = checkpoint.load(folder, [trainer.model], trainer.optimizer)["step"]
+    first = checkpoint.load(folder, trainer.models, trainer.optimizer)["step"]
     return trainer.train(first, first + more)
