@@ -35,8 +35,10 @@ VISION_OTHER_NAMES = {"in_channels": "in_chans", "patch_size": "spatial_patch_si
 LLAMA_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def shape_of(config: dict[str, Any]) -> dict[str, Any]:
+def shape_of(config: Any) -> dict[str, Any]:
     """Dotted keys of `ModelConfig` with the checkpoint's values; `KeyError` names what the file lacks."""
+    if not isinstance(config, dict):
+        raise ValueError("it holds no object")
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise ValueError(f"model_type {kind!r} is none of {', '.join(FAMILIES)}")
