@@ -45,7 +45,14 @@ def dispatch(arguments: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1)
         raise UserError(f"no such verb: {verb}", mend=f"did you mean `hpt {near[0]}`?" if near else "see `hpt --help`")
     run = importlib.import_module(f"hpt_megatron.cli.{verb}").run
-    return int(run(rest))
+    try:
+        return int(run(rest))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if not package or package == "hpt_megatron":
+            raise
+        mend = "pip install 'hpt_megatron[cpu]', or [gpu] on a host with NVIDIA GPUs; `hpt doctor` shows what is there"
+        raise UserError(f"needs the package {package}", where=f"hpt {verb}", mend=mend) from error
 
 
 def main(arguments: list[str] | None = None) -> int:

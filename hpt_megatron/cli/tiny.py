@@ -10,8 +10,6 @@ import argparse
 import json
 import time
 
-from hpt_megatron.errors import UserError
-
 
 def parser() -> argparse.ArgumentParser:
     """The options of the verb."""
@@ -36,14 +34,11 @@ def run(arguments: list[str]) -> int:
     """Writes the model and prints what was written."""
     given = parser().parse_args(arguments)
     started = time.monotonic()
-    try:
-        from hpt_megatron.embedded.folder import digests, write_tiny
-        from hpt_megatron.embedded.sizes import TINY
-        from hpt_megatron.embedded.vocabulary import token_ids
-        from hpt_megatron.embedded.weights import parameter_counts
-    except ModuleNotFoundError as error:
-        mend = "`hpt doctor` names the command that brings the engines and what they need"
-        raise UserError(f"the package {error.name} is not installed", mend=mend) from error
+    from hpt_megatron.embedded.folder import digests, write_tiny
+    from hpt_megatron.embedded.sizes import TINY
+    from hpt_megatron.embedded.vocabulary import token_ids
+    from hpt_megatron.embedded.weights import parameter_counts
+
     folder = write_tiny(given.out, given.seed, given.overwrite)
     counts = parameter_counts(TINY)
     total = counts["language"] + counts["vision"]

@@ -65,3 +65,19 @@ def test_the_module_and_the_version_answer():
         [sys.executable, "-m", "hpt_megatron", "--version"], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip().count(".") == 2
+
+
+def test_a_verb_whose_package_is_not_installed_says_how_to_get_it(tmp_path):
+    """As on a login node that has the base alone: numpy is kept from being found, everything else is real."""
+    program = (
+        "import sys\nfrom hpt_megatron.cli.main import main\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"sys.exit(main(['tiny', {str(tmp_path / 'model')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hpt: hpt tiny: needs the package numpy; pip install 'hpt_megatron[cpu]'")
+    assert not list(tmp_path.iterdir())
