@@ -1,6 +1,8 @@
 """Files, functions and nesting stay small; an exception carries its reason and date, and the list may only shrink."""
 
 import ast
+import subprocess
+from fnmatch import fnmatch
 
 import pytest
 from source import PACKAGE, ROOT, modules
@@ -88,3 +90,16 @@ def test_every_public_class_and_function_has_a_docstring():
             if public and not ast.get_docstring(node):
                 wrong.append(f"{module.path}:{node.lineno} {node.name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_test_file_is_collected_and_has_a_name_of_its_own(request):
+    """A folder that pytest skips, or that git ignores, would pass in silence."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = [path.name for path in files]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+    skipped = request.config.getini("norecursedirs")
+    assert not [
+        path for path in files if any(fnmatch(part, s) for part in path.relative_to(ROOT).parts for s in skipped)
+    ]
+    known = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert known.stdout == ""
