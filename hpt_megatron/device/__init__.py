@@ -67,4 +67,12 @@ When `hpt_megatron.mcore.patches.apply()` is called (`mcore/patches.py`), which 
                                     True with it, for the same reason
     megatron.core.dist_checkpointing.strategies.torch.FileSystemWriterAsync
                                     a writer that writes in this process; the original forks (on a GPU host too)
+    megatron.core.dist_checkpointing.strategies.filesystem_async._results_queue
+                                    a plain queue for it; the original is kept by a process of its own
+    megatron.core.dist_checkpointing.strategies.torch._get_filesystem_reader
+                                    a reader that unpickles nothing but a checkpoint's own classes (on a GPU host too)
+    megatron.core.dist_checkpointing.strategies.torch.MCoreLoadPlanner
+                                    reads objects with `weights_only`; the original runs what they say
+    logging:megatron.core.tensor_parallel.random
+                                    drops the warning that a draw moved the CPU generator, which here it has to
 """

@@ -37,10 +37,11 @@ def linked_against_cuda(folder: Path, pattern: str) -> bool:
 
 
 def broken_packages() -> list[str]:
-    """The packages among LIBRARIES that are installed, not yet imported, and cannot load without CUDA."""
+    """The packages among LIBRARIES that are installed and cannot load without CUDA."""
     broken = []
     for name, pattern in LIBRARIES.items():
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        # `import torchvision` imports torch first, which calls us while torchvision is half imported.
+        spec = getattr(sys.modules[name], "__spec__", None) if name in sys.modules else importlib.util.find_spec(name)
         if spec is not None and spec.origin and linked_against_cuda(Path(spec.origin).parent, pattern):
             broken.append(name)
     return broken
@@ -61,7 +62,8 @@ def _register() -> None:
         return
     for name in broken_packages():
         if name != "torchvision":
-            sys.modules[name] = None  # type: ignore[assignment]  # makes both `import` and `find_spec` say "not there"
+            # Makes both `import` and `find_spec` say "not there". One that is being imported is left to fail.
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]
         elif not _declared:
             library = torch.library.Library("torchvision", "DEF")
             for operator in OPERATORS:

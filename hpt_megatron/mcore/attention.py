@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn import functional
 
 from hpt_megatron.errors import UserError
 
@@ -117,7 +117,7 @@ class CoreAttention(torch.nn.Module):
             mask = (theirs[None, :] <= mine[:, None]).to(query.device)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         with self._random_state():
-            out = F.scaled_dot_product_attention(
+            out = functional.scaled_dot_product_attention(
                 query,
                 key,
                 value,

@@ -7,8 +7,8 @@ A thin layer over megatron-core's `dist_checkpointing` (format `torch_dist`). Tw
     fully_reshardable   gathers over the data-parallel group first. Loads under any layout; meant for the end of a run.
 
 Invariants:
-    1. Under the same layout the next steps are the same bit for bit, in fresh processes too. Random states are stored per
-       rank, and come back only under the layout that wrote them: elsewhere the caller's seed stands.
+    1. Under the same layout the next steps are the same bit for bit, in fresh processes too. Random states are stored
+       per rank, and come back only under the layout that wrote them: elsewhere the caller's seed stands.
     2. `extra` goes through JSON, so nothing in it needs pickle.
     3. Saving changes nothing in the run, and forks nothing (`checkpoint_writer.py`).
     4. Loading executes nothing from the files. Three parts of the format are pickled: `common.pt`, which megatron-core
@@ -72,9 +72,7 @@ def save(
 def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[str, Any]:
     """Reads a checkpoint into models and optimizer, fresh or used; answers `extra`."""
     if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
-        raise UserError(
-            "not a complete checkpoint", where=str(folder), mend="name a folder that holds `metadata.json`"
-        )
+        raise UserError("not a complete checkpoint", where=str(folder), mend="name a folder that holds `metadata.json`")
     content = dist_checkpointing.load_content_metadata(str(folder))
     if not content or "sharding" not in content:
         raise UserError("this checkpoint was not written by us", where=str(folder))
@@ -99,7 +97,7 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[s
     for key, model in _named(models).items():
         model.load_state_dict(loaded[key])
     if optimizer is not None:
-        with torch.no_grad():  # in fp32 the optimizer's parameters are views of the model's, which take no write otherwise
+        with torch.no_grad():  # in fp32 it writes into views of the model's parameters
             optimizer.load_state_dict(loaded["optimizer"])
     if same_layout:
         _set_random_states(loaded["rng"])

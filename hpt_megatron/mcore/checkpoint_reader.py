@@ -1,8 +1,8 @@
 """Reads the pickled parts of megatron-core's checkpoints without running what a file says.
 
-Two parts are read by plain pickle otherwise: `.metadata`, and objects inside the `.distcp` files (parameter groups of the
-optimizer, say). Here the first is read by an unpickler that knows only the classes such a file consists of, and the
-second with torch's `weights_only`.
+Two parts are read by plain pickle otherwise: `.metadata`, and objects inside the `.distcp` files (the optimizer's
+parameter groups, say). Here the first is read by an unpickler that knows only the classes such a file consists of, and
+the second with torch's `weights_only`.
 """
 
 import io
@@ -42,7 +42,7 @@ class MetadataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in KNOWN.get(module, ()):
-            raise UserError(f"it names {module}.{name}, which a checkpoint's metadata has no use for", where=".metadata")
+            raise UserError(f"it names {module}.{name}, which no checkpoint has a use for", where=".metadata")
         return super().find_class(module, name)
 
 

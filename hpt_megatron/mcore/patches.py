@@ -1,9 +1,10 @@
 """What we change inside megatron-core, and when.
 
 Three reasons, kept apart because they hold on different hosts:
-    on the CPU         what `hpt_megatron.device` cannot reach by patching torch alone
-    without fused Adam neither Transformer Engine nor apex is there: our Adam takes the place they would take
-    everywhere         checkpoints are written in this process, because other threads live in it, and read without pickle
+    on the CPU          what `hpt_megatron.device` cannot reach by patching torch alone
+    without fused Adam  neither Transformer Engine nor apex is there: our Adam takes the place they would take
+    everywhere          checkpoints are written in this process, because other threads live in it, and read without
+                        running what a pickle says
 
 The list with the reason for each entry is in the docstring of `hpt_megatron.device`; a test compares the two.
 """

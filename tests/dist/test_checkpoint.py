@@ -29,6 +29,7 @@ CASES = {
     "dp2-several-buckets": (2, {"overlap": True, "recompute": True}),
     "pp2-vpp2": (2, {"pp": 2, "vpp": 2, "layers": 4}),
 }
+OTHER_LAYOUTS = {"dp2": (2, {}), "one": (1, {}), "pp2-cp2": (4, {"pp": 2, "cp": 2})}
 PRECISIONS = {"fp32": False, "bf16": True}
 
 Saved = Callable[[int, Case], tuple[Path, list[tuple[float, float]]]]
@@ -67,7 +68,7 @@ def test_saving_changes_nothing_in_the_run_that_saves(saved: Saved) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("processes", "sizes"), [(2, {}), (1, {}), (4, {"pp": 2, "cp": 2})], ids=["dp2", "one", "pp2-cp2"])
+@pytest.mark.parametrize(("processes", "sizes"), OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
 def test_another_layout_goes_on_with_the_same_losses(
     saved: Saved, processes: int, sizes: dict[str, int], precision: str
 ) -> None:
@@ -131,9 +132,7 @@ def test_a_forged_file_is_refused_and_not_executed(saved: Saved, tmp_path: Path,
     for file in (folder / "fully_reshardable").iterdir():
         (forged / file.name).write_bytes(file.read_bytes())
     with (forged / name).open("wb") as file:
-        torch.save(Touch(tmp_path / "touched"), file) if name == "common.pt" else pickle.dump(
-            Touch(tmp_path / "touched"), file
-        )
+        (torch.save if name == "common.pt" else pickle.dump)(Touch(tmp_path / "touched"), file)
     with pytest.raises(RuntimeError, match="mknod"):
         run(2, load_and_train, Case(tp=2), str(forged), 1)
     assert not (tmp_path / "touched").exists()
@@ -180,7 +179,7 @@ def test_saving_starts_no_process(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     """Half-written ones look the same: the file that is written last is missing."""
-    with pytest.raises(UserError, match="not a complete checkpoint; name a folder that holds `metadata.json`"):
+    with pytest.raises(UserError, match=r"not a complete checkpoint; name a folder that holds `metadata.json`"):
         checkpoint.load(tmp_path, [])
     with pytest.raises(UserError, match="no such sharding: flat; one of dp_reshardable, fully_reshardable"):
         checkpoint.save(tmp_path, [], sharding="flat")

@@ -43,8 +43,8 @@ def distance(these: list[tuple[float, float]], those: list[tuple[float, float]],
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_like_one_process_in_fp32(layout: str) -> None:
-    """The same numbers but for the order of sums: 1e-6 for losses. Norms get 1e-5, since Adam's quotient enlarges rounding
-    where gradients are nearly zero, and they are seen after up to five such steps."""
+    """The same numbers but for the order of sums: 1e-6 for losses. Norms get 1e-5, since Adam's quotient enlarges
+    rounding where gradients are nearly zero, and they are seen after up to five such steps."""
     processes, sizes = LAYOUTS[layout]
     case = Case(recompute=True, overlap=True, **sizes)
     ranks = run(processes, train, case)
@@ -58,9 +58,9 @@ def test_every_layout_trains_like_one_process_in_fp32(layout: str) -> None:
 def test_every_layout_trains_like_one_process_in_bf16(layout: str) -> None:
     """Bounds come from bf16 itself, whose numbers carry 8 bits (each rounding is off by 2^-9 at most).
 
-    Losses: one process in bf16 lies some distance from itself in fp32; a layout rounds elsewhere, so it may lie as far on
-    the other side, which is twice that distance. Norms: sums of many roundings of either sign; no further from the one
-    process than two opposite roundings of one number, 2^-8.
+    Losses: one process in bf16 lies some distance from itself in fp32; a layout rounds elsewhere, so it may lie as far
+    on the other side, which is twice that distance. Norms: sums of many roundings of either sign; no further from the
+    one process than two opposite roundings of one number, 2^-8.
     """
     processes, sizes = LAYOUTS[layout]
     case = Case(recompute=True, overlap=True, bf16=True, **sizes)

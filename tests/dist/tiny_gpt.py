@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -20,6 +19,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import get_batch_on_this_cp_rank
+from torch.nn import functional
 
 from hpt_megatron.mcore import checkpoint
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
@@ -60,7 +60,7 @@ def transformer_config(case: Case) -> TransformerConfig:
         ffn_hidden_size=160,
         normalization="RMSNorm",
         gated_linear_unit=True,
-        activation_func=F.silu,
+        activation_func=functional.silu,
         add_bias_linear=False,
         add_qkv_bias=True,
         tensor_model_parallel_size=case.tp,
@@ -165,7 +165,8 @@ class Trainer:
         rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         mine = {key: value.chunk(ranks)[rank] for key, value in batch.items()}
         mine["position_ids"] = torch.arange(LENGTH).expand_as(mine["tokens"])
-        cut = [{key: value.split(MICRO_ROWS)[i] for key, value in mine.items()} for i in range(ROWS // ranks // MICRO_ROWS)]
+        split = {key: value.split(MICRO_ROWS) for key, value in mine.items()}
+        cut = [{key: rows[i] for key, rows in split.items()} for i in range(len(split["tokens"]))]
         group = parallel_state.get_context_parallel_group()
         return [get_batch_on_this_cp_rank(micro, cp_group=group) for micro in cut]
 
