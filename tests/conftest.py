@@ -1,4 +1,4 @@
-"""What every test shares: one thread for each process, no look at a model hub, and the rule of the `fast` tests.
+"""What every test shares: the environment that it starts in, and the rule of the `fast` tests.
 
 With `-m fast`, a file without such a test is not even imported, so `make fast` never waits for torch; a fast test that
 brings torch in fails.
@@ -6,13 +6,21 @@ brings torch in fails.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 # Set before any test imports an engine, and inherited by every process that a test starts.
-for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+SHARED = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # vLLM compiles a small function even when it runs eagerly. That takes 15 s in each process, and a C++ compiler,
+    # which a bare machine does not have.
+    "TORCH_COMPILE_DISABLE": "1",
+}
+for name, value in SHARED.items():
     os.environ.setdefault(name, value)
 
 
@@ -27,6 +35,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if only_fast(config) and is_test and "mark.fast" not in collection_path.read_text(encoding="utf-8"):
         return True
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Takes back the LD_PRELOAD that vLLM sets in its own process: the loader cannot read it in a path with a space,
+    and every process that a later test starts would say so on its standard error.
+    """
+    before = os.environ.get("LD_PRELOAD")
+    result = yield
+    if before is None:
+        os.environ.pop("LD_PRELOAD", None)
+    else:
+        os.environ["LD_PRELOAD"] = before
+    return result
 
 
 @pytest.fixture(autouse=True)

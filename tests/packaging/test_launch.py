@@ -115,6 +115,16 @@ def test_without_a_python_the_packages_to_install_are_named(choose: Run, tools: 
 
 
 @pytest.mark.fast
+def test_without_libnuma_the_package_to_install_is_named(choose: Run, tools: Path) -> None:
+    """The lack is pretended, and the system's package tool is a stand-in that fails, as it does without a network."""
+    (tools / "apt-get").write_text("#!/bin/bash\nexit 100\n", encoding="utf-8")
+    (tools / "apt-get").chmod(0o755)
+    done = choose('mkdir "$VENV"; has_library() { return 1; }; install_libnuma', path=str(tools))
+    assert done.returncode == 1
+    assert "apt-get install libnuma1" in done.stderr
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(("lack", "suits"), [("", True), ("ensurepip", False), ("venv", False)])
 def test_a_python_without_what_makes_environments_does_not_suit(
     lack: str, suits: bool, choose: Run, tmp_path: Path

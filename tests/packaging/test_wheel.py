@@ -59,7 +59,7 @@ def empty_environment(wheel: Path, pip_online: Callable[..., str], tmp_path_fact
         (["--help"], "usage: hpt VERB"),
         (["--version"], hpt_megatron.__version__),
         (["config", "list"], "tiny-hpt"),
-        (["config", "validate"], "VALIDATED"),
+        (["config", "validate"], "valid: 0 errors"),
         (["config", "show"], "algorithm"),
     ],
 )
