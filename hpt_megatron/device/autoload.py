@@ -18,7 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
-LIBRARIES = {  # package → the library that its import loads
+LIBRARIES = {  # package: the library that its import loads
     "torchvision": "_C*.so",
     "torchaudio": "lib/*torchaudio*.so",
     "torchcodec": "libtorchcodec_*.so",

@@ -24,6 +24,7 @@ Example:
 import contextlib
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from megatron.core.dist_checkpointing.mapping import CheckpointingException, Sha
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.bucket_padding import joined_buckets
@@ -73,7 +75,10 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[s
     """Reads a checkpoint into models and optimizer, fresh or used; answers `extra`."""
     if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
         raise UserError("not a complete checkpoint", where=str(folder), mend="name a folder that holds `metadata.json`")
-    content = dist_checkpointing.load_content_metadata(str(folder))
+    try:
+        content = dist_checkpointing.load_content_metadata(str(folder))
+    except pickle.UnpicklingError as error:
+        raise UserError("its `common.pt` holds more than plain values", where=str(folder)) from error
     if not content or "sharding" not in content:
         raise UserError("this checkpoint was not written by us", where=str(folder))
     sharding, saved, here = content["sharding"], content["layout"], layout()
@@ -90,10 +95,7 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[s
         state["rng"] = {name: _row(name, value) for name, value in _random_states().items()}
     else:
         logger.warning("checkpoint %s was written under %s: random states stay as they are", folder, saved)
-    try:
-        loaded = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_UNEXPECTED)
-    except CheckpointingException as error:
-        raise UserError(str(error).splitlines()[0], where=str(folder), mend="was the same model saved?") from error
+    loaded = _read(state, folder)
     for key, model in _named(models).items():
         model.load_state_dict(loaded[key])
     if optimizer is not None:
@@ -103,6 +105,19 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[s
         _set_random_states(loaded["rng"])
     extra: dict[str, Any] = json.loads(loaded["extra"])
     return extra
+
+
+def _read(state: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    """The filled state, or what is wrong with the folder in one line."""
+    try:
+        return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_UNEXPECTED)
+    except CheckpointingException as error:
+        reason: BaseException = error
+    except CheckpointException as error:  # torch's: no Exception, and it holds what went wrong on each rank
+        reason = next(iter(error.failures.values()))[0]
+        if not isinstance(reason, (CheckpointingException, UserError, OSError, pickle.UnpicklingError)):
+            raise
+    raise UserError(str(reason).splitlines()[0], where=str(folder), mend="was the same model saved?") from reason
 
 
 def layout() -> dict[str, int]:

@@ -1,7 +1,8 @@
 """The one place that switches the CPU device layer on and forms megatron-core's process groups.
 
 Invariants:
-    1. Everything that listens is bound to the host that the rendezvous names, loopback unless it says otherwise.
+    1. On loopback, which is the default, nothing listens anywhere else. On another host the store listens on that
+       address alone, and gloo where `GLOO_SOCKET_IFNAME` or the machine's name says.
     2. `finalize` undoes `initialize`, except for the patches: one set of processes can go through several layouts.
     3. The backend is nccl where there is a GPU and gloo where there is none; nothing else here depends on the device.
 
@@ -19,11 +20,15 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore import patches
 
 LOOPBACK = "127.0.0.1"
+INTERFACE = "GLOO_SOCKET_IFNAME"
+
+_restricted: list[str] = []  # filled while the interface above is ours to take back
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,6 @@ def initialize(
     timeout_s: float = 600,
 ) -> None:
     """Joins the other processes and forms the groups of a layout; data parallelism takes what is left."""
-    from megatron.core import parallel_state, tensor_parallel
-
     patches.apply()
     where = where or Rendezvous.from_environment()
     if where.world_size % (tp * pp * cp):
@@ -89,8 +92,9 @@ def initialize(
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", where.rank % torch.cuda.device_count())))
-    elif where.host in (LOOPBACK, "localhost"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo would listen where the host's name points to
+    elif where.host in (LOOPBACK, "localhost") and INTERFACE not in os.environ:
+        os.environ[INTERFACE] = "lo"  # gloo would listen where the machine's name points to
+        _restricted.append(where.host)
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
@@ -111,8 +115,9 @@ def initialize(
 
 def finalize() -> None:
     """Leaves the process groups, so that `initialize` can form others."""
-    from megatron.core import parallel_state
-
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+    if _restricted:
+        _restricted.clear()
+        os.environ.pop(INTERFACE, None)

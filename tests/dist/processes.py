@@ -30,8 +30,8 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _serve(job: Callable[..., Any], where: Rendezvous, arguments: tuple[Any, ...], answer: Connection) -> None:
-    faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+def _serve(job: Callable[..., Any], where: Rendezvous, arguments: Any, answer: Connection, deadline_s: float) -> None:
+    faulthandler.dump_traceback_later(deadline_s, exit=True)
     import torch
 
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def run(processes: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
     for rank in range(processes):
         mine, theirs = context.Pipe(duplex=False)
         where = Rendezvous(rank=rank, world_size=processes, port=port)
-        started.append(context.Process(target=_serve, args=(job, where, arguments, theirs), daemon=True))
+        started.append(context.Process(target=_serve, args=(job, where, arguments, theirs, DEADLINE_S), daemon=True))
         started[-1].start()
         theirs.close()
         pipes[mine] = rank

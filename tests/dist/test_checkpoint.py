@@ -98,6 +98,13 @@ def test_the_cheap_format_loads_under_another_data_parallel_size(saved: Saved) -
         assert loss == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_checkpoint_of_another_model_is_refused_in_one_line(saved: Saved) -> None:
+    """Which layers it lacks."""
+    folder, _ = saved(2, Case(tp=2))
+    with pytest.raises(RuntimeError, match=r"UserError: .*fully_reshardable: .*; was the same model saved\?"):
+        run(1, load_and_train, Case(layers=4), str(folder / "fully_reshardable"), 1)
+
+
 def weights_alone(where: Rendezvous, folder: str) -> tuple[dict[str, Any], bool]:
     """Loads a model without its optimizer; answers `extra`, and whether a weight is the trained one."""
     initialize(where=where)
