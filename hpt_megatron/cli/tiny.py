@@ -34,14 +34,14 @@ def run(arguments: list[str]) -> int:
     """Writes the model and prints what was written."""
     given = parser().parse_args(arguments)
     started = time.monotonic()
-    from hpt_megatron.embedded.folder import digests, write_tiny
-    from hpt_megatron.embedded.sizes import TINY
+    from hpt_megatron.config.geometry import language_parameters, parameters
+    from hpt_megatron.embedded.folder import digests, tiny_model, write_tiny
     from hpt_megatron.embedded.vocabulary import token_ids
-    from hpt_megatron.embedded.weights import parameter_counts
 
     folder = write_tiny(given.out, given.seed, given.overwrite)
-    counts = parameter_counts(TINY)
-    total = counts["language"] + counts["vision"]
+    model = tiny_model()
+    total, language = parameters(model), language_parameters(model)
+    counts = {"language": language, "vision": total - language, "embeddings": model.vocab_size * model.hidden_size}
     size = sum(path.stat().st_size for path in folder.iterdir())
     seconds = time.monotonic() - started
     if given.json:
@@ -53,6 +53,6 @@ def run(arguments: list[str]) -> int:
         f"parameters  {total:,}: language {counts['language']:,} (embeddings {counts['embeddings']:,}),"
         f" vision {counts['vision']:,}"
     )
-    print(f"tokens      {len(token_ids())} of {TINY.vocab_size} rows")
+    print(f"tokens      {len(token_ids())} of {model.vocab_size} rows")
     print(f"files       {len(list(folder.iterdir()))}, {size:,} bytes, {seconds:.1f} s")
     return 0

@@ -21,27 +21,36 @@ from typing import Any
 
 from safetensors.numpy import save
 
+from hpt_megatron.config.load import load
+from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.embedded.model_config import generation_config, model_config, preprocessor_config
-from hpt_megatron.embedded.sizes import TINY
 from hpt_megatron.embedded.template import CHAT_TEMPLATE
-from hpt_megatron.embedded.vocabulary import tokenizer_config, tokenizer_json
+from hpt_megatron.embedded.vocabulary import token_ids, tokenizer_config, tokenizer_json
 from hpt_megatron.embedded.weights import draw
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
+
+
+def tiny_model() -> ModelConfig:
+    """The shape of the tiny model: what `configs/model/tiny.yaml` says."""
+    return load(["model=tiny"]).run.model
 
 
 def tiny_files(seed: int = 0) -> dict[str, bytes]:
     """The content of every file, by name."""
+    model = tiny_model()
+    if model.vision is None or len(token_ids()) >= model.vocab_size:
+        raise HptError("needs a vision tower and more rows than tokens", where="configs/model/tiny.yaml")
     tables: dict[str, dict[str, Any]] = {
-        "config.json": model_config(TINY),
+        "config.json": model_config(model, model.vision),
         "generation_config.json": generation_config(),
-        "preprocessor_config.json": preprocessor_config(TINY),
+        "preprocessor_config.json": preprocessor_config(model.vision),
         "tokenizer.json": tokenizer_json(),
-        "tokenizer_config.json": tokenizer_config(TINY.max_position_embeddings),
+        "tokenizer_config.json": tokenizer_config(model.max_position_embeddings),
     }
     texts = {name: json.dumps(table, indent=2, ensure_ascii=True) + "\n" for name, table in tables.items()}
     files = {name: text.encode() for name, text in texts.items()}
     files["chat_template.jinja"] = CHAT_TEMPLATE.encode()
-    files["model.safetensors"] = save(draw(TINY, seed), metadata={"format": "pt"})
+    files["model.safetensors"] = save(draw(model, seed), metadata={"format": "pt"})
     return files
 
 

@@ -11,20 +11,21 @@ Invariants:
 from dataclasses import asdict
 from typing import Any
 
-from hpt_megatron.embedded.sizes import INITIALIZER_RANGE, MAX_PIXELS, MIN_PIXELS, TinySizes
+from hpt_megatron.config.checkpoint import SAME_NAME
+from hpt_megatron.config.model import ModelConfig, VisionConfig
 from hpt_megatron.embedded.vocabulary import END_OF_TURN, PADDING, token_ids
+from hpt_megatron.embedded.weights import INITIALIZER_RANGE
 
+MIN_PIXELS, MAX_PIXELS = 28 * 28, 64 * 28 * 28  # 1 to 64 visual tokens per image
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def model_config(sizes: TinySizes) -> dict[str, Any]:
+def model_config(model: ModelConfig, vision: VisionConfig) -> dict[str, Any]:
     """The content of `config.json`, in the layout of transformers 5."""
     ids = token_ids()
-    text = asdict(sizes)
-    vision = text.pop("vision")
-    rope = {"rope_type": "default", "rope_theta": text.pop("rope_theta"), "mrope_section": text.pop("mrope_section")}
-    tied = text.pop("tie_word_embeddings")
+    text = {name: getattr(model, name) for name in SAME_NAME}
+    rope = {"rope_type": "default", "rope_theta": model.rope_theta, "mrope_section": model.mrope_section}
     shared = {"dtype": "float32", "hidden_act": "silu", "initializer_range": INITIALIZER_RANGE}
     ends = {"bos_token_id": ids[PADDING], "eos_token_id": ids[END_OF_TURN], "pad_token_id": ids[PADDING]}
     return {
@@ -42,9 +43,9 @@ def model_config(sizes: TinySizes) -> dict[str, Any]:
             "use_cache": True,
             "use_sliding_window": False,
         },
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": model.tie_word_embeddings,
         "video_token_id": ids["<|video_pad|>"],
-        "vision_config": {**vision, **shared, "model_type": "qwen2_5_vl_vision"},
+        "vision_config": {**asdict(vision), **shared, "model_type": "qwen2_5_vl_vision"},
         "vision_end_token_id": ids["<|vision_end|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
     }
@@ -63,16 +64,16 @@ def generation_config() -> dict[str, Any]:
     }
 
 
-def preprocessor_config(sizes: TinySizes) -> dict[str, Any]:
+def preprocessor_config(vision: VisionConfig) -> dict[str, Any]:
     """The content of `preprocessor_config.json`."""
     return {
         "image_mean": CLIP_MEAN,
         "image_processor_type": "Qwen2VLImageProcessorFast",
         "image_std": CLIP_STD,
         "max_pixels": MAX_PIXELS,
-        "merge_size": sizes.vision.spatial_merge_size,
+        "merge_size": vision.spatial_merge_size,
         "min_pixels": MIN_PIXELS,
-        "patch_size": sizes.vision.patch_size,
+        "patch_size": vision.patch_size,
         "processor_class": "Qwen2_5_VLProcessor",
-        "temporal_patch_size": sizes.vision.temporal_patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
     }

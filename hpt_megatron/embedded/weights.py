@@ -8,27 +8,27 @@ Invariants:
     3. With tied embeddings there is no `lm_head.weight`.
 
 Example:
-    >>> sum(math.prod(shape) for shape in shapes(TINY).values())
+    >>> from hpt_megatron.embedded.folder import tiny_model
+    >>> sum(math.prod(shape) for shape in shapes(tiny_model()).values())
     1111488
 """
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpt_megatron.embedded.sizes import INITIALIZER_RANGE, TINY, TinySizes, VisionSizes
+from hpt_megatron.config.model import ModelConfig, VisionConfig
 
 Shape = tuple[int, ...]
+INITIALIZER_RANGE = 0.05  # the usual 0.02 is too small for so narrow a model and so few steps
 
 
-def vision_shapes(sizes: VisionSizes) -> dict[str, Shape]:
+def vision_shapes(vision: VisionConfig) -> dict[str, Shape]:
     """The tensors of the vision tower."""
-    wide, inner = sizes.hidden_size, sizes.intermediate_size
-    merged = wide * sizes.spatial_merge_size**2
-    patch = (sizes.in_channels, sizes.temporal_patch_size, sizes.patch_size, sizes.patch_size)
+    wide, inner = vision.hidden_size, vision.intermediate_size
+    merged = wide * vision.spatial_merge_size**2
+    patch = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     shapes: dict[str, Shape] = {"visual.patch_embed.proj.weight": (wide, *patch)}
-    for layer in range(sizes.depth):
+    for layer in range(vision.depth):
         block = f"visual.blocks.{layer}"
         shapes |= {f"{block}.norm1.weight": (wide,), f"{block}.norm2.weight": (wide,)}
         shapes |= linear(f"{block}.attn.qkv", 3 * wide, wide) | linear(f"{block}.attn.proj", wide, wide)
@@ -38,16 +38,16 @@ def vision_shapes(sizes: VisionSizes) -> dict[str, Shape]:
     return (
         shapes
         | linear("visual.merger.mlp.0", merged, merged)
-        | linear("visual.merger.mlp.2", sizes.out_hidden_size, merged)
+        | linear("visual.merger.mlp.2", vision.out_hidden_size, merged)
     )
 
 
-def language_shapes(sizes: TinySizes) -> dict[str, Shape]:
+def language_shapes(model: ModelConfig) -> dict[str, Shape]:
     """The tensors of the language model."""
-    wide, inner = sizes.hidden_size, sizes.intermediate_size
-    shared = sizes.num_key_value_heads * sizes.head_dim
-    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (sizes.vocab_size, wide)}
-    for layer in range(sizes.num_hidden_layers):
+    wide, inner = model.hidden_size, model.intermediate_size
+    shared = model.num_key_value_heads * model.head_dim
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (model.vocab_size, wide)}
+    for layer in range(model.num_hidden_layers):
         block = f"model.layers.{layer}"
         shapes |= {f"{block}.input_layernorm.weight": (wide,), f"{block}.post_attention_layernorm.weight": (wide,)}
         shapes |= linear(f"{block}.self_attn.q_proj", wide, wide)
@@ -56,7 +56,7 @@ def language_shapes(sizes: TinySizes) -> dict[str, Shape]:
         shapes |= {f"{block}.mlp.gate_proj.weight": (inner, wide), f"{block}.mlp.up_proj.weight": (inner, wide)}
         shapes[f"{block}.mlp.down_proj.weight"] = (wide, inner)
     shapes["model.norm.weight"] = (wide,)
-    return shapes if sizes.tie_word_embeddings else shapes | {"lm_head.weight": (sizes.vocab_size, wide)}
+    return shapes if model.tie_word_embeddings else shapes | {"lm_head.weight": (model.vocab_size, wide)}
 
 
 def linear(name: str, rows: int, columns: int) -> dict[str, Shape]:
@@ -64,14 +64,14 @@ def linear(name: str, rows: int, columns: int) -> dict[str, Shape]:
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
-def shapes(sizes: TinySizes) -> dict[str, Shape]:
+def shapes(model: ModelConfig) -> dict[str, Shape]:
     """All tensors of the model, by name."""
-    return language_shapes(sizes) | vision_shapes(sizes.vision)
+    return language_shapes(model) | (vision_shapes(model.vision) if model.vision else {})
 
 
-def draw(sizes: TinySizes = TINY, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def draw(model: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """All tensors, drawn from the seed."""
-    return {name: draw_one(name, shape, [seed, place]) for place, (name, shape) in enumerate(shapes(sizes).items())}
+    return {name: draw_one(name, shape, [seed, place]) for place, (name, shape) in enumerate(shapes(model).items())}
 
 
 def draw_one(name: str, shape: Shape, seed: list[int]) -> NDArray[np.float32]:
@@ -79,10 +79,3 @@ def draw_one(name: str, shape: Shape, seed: list[int]) -> NDArray[np.float32]:
     values = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, dtype=np.float32)
     middle = np.float32(1.0 if "norm" in name or "ln_q" in name else 0.0)
     return middle + np.float32(INITIALIZER_RANGE) * values
-
-
-def parameter_counts(sizes: TinySizes = TINY) -> dict[str, int]:
-    """The parameters of each half of the model, and of the embeddings, which the language model contains."""
-    parts = {"language": language_shapes(sizes), "vision": vision_shapes(sizes.vision)}
-    counts = {part: sum(math.prod(shape) for shape in table.values()) for part, table in parts.items()}
-    return {**counts, "embeddings": math.prod(parts["language"]["model.embed_tokens.weight"])}

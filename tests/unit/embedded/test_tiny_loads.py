@@ -6,10 +6,11 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from hpt_megatron.embedded.folder import write_tiny
-from hpt_megatron.embedded.sizes import TINY
+from hpt_megatron.embedded.folder import tiny_model, write_tiny
 from hpt_megatron.embedded.vocabulary import SPECIAL, token_ids
 from hpt_megatron.embedded.weights import draw, shapes
+
+TINY = tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def model(folder):
 
 def test_the_model_is_made_of_the_tensors_that_were_drawn(model):
     held = dict(model.named_parameters())
-    drawn = draw()
+    drawn = draw(TINY)
     assert sum(tensor.numel() for tensor in held.values()) == 1_111_488
     assert len(held) == len(drawn)
     for name, tensor in drawn.items():

@@ -9,9 +9,10 @@ from jinja2 import Environment
 from tokenizers import Tokenizer
 
 from hpt_megatron.embedded import vocabulary
-from hpt_megatron.embedded.sizes import TINY
+from hpt_megatron.embedded.folder import tiny_model
 from hpt_megatron.embedded.template import CHAT_TEMPLATE
 
+TINY = tiny_model()
 pytestmark = pytest.mark.fast
 TOKENIZER = Tokenizer.from_str(json.dumps(vocabulary.tokenizer_json()))
 IDS = vocabulary.token_ids()

@@ -1,17 +1,21 @@
-"""The tiny model's sizes and tensors, by arithmetic and against the configuration that users see."""
+"""The tiny model's sizes and tensors, by arithmetic."""
 
 import math
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from hpt_megatron.config.geometry import language_parameters, parameters
 from hpt_megatron.embedded import weights
-from hpt_megatron.embedded.sizes import TINY
+from hpt_megatron.embedded.folder import tiny_model
 
 pytestmark = pytest.mark.fast
+
+TINY = tiny_model()
+
+
+def draw(seed=0):
+    return weights.draw(TINY, seed)
 
 
 def test_the_parameters_are_those_of_the_architecture_by_arithmetic():
@@ -20,8 +24,8 @@ def test_the_parameters_are_those_of_the_architecture_by_arithmetic():
     language = 512 * 128 + 4 * (attention + 3 * 384 * 128 + 2 * 128) + 128
     block = (192 * 64 + 192) + (64 * 64 + 64) + 2 * (128 * 64 + 128) + (64 * 128 + 64) + 2 * 64
     vision = 64 * 3 * 2 * 14 * 14 + 2 * block + 64 + (256 * 256 + 256) + (128 * 256 + 128)
-    assert weights.parameter_counts() == {"language": language, "vision": vision, "embeddings": 512 * 128}
-    assert sum(tensor.size for tensor in weights.draw().values()) == language + vision == 1_111_488
+    assert (language_parameters(TINY), parameters(TINY)) == (language, language + vision)
+    assert sum(tensor.size for tensor in draw().values()) == language + vision == 1_111_488
 
 
 def test_the_sizes_fit_each_other():
@@ -32,16 +36,8 @@ def test_the_sizes_fit_each_other():
     assert TINY.vision.hidden_size // TINY.vision.num_heads % 4 == 0
 
 
-def test_the_configuration_of_the_embedded_default_states_these_sizes(checkout: Path):
-    stated = yaml.safe_load((checkout / "configs" / "model" / "tiny.yaml").read_text())
-    ours = asdict(TINY) | {"head_dim": TINY.head_dim}
-    ours |= {"mrope_section": list(TINY.mrope_section)}
-    ours["vision"]["fullatt_block_indexes"] = list(TINY.vision.fullatt_block_indexes)
-    assert {name: stated[name] for name in ours} == ours
-
-
 def test_no_tensor_is_constant_and_no_two_are_alike():
-    drawn = weights.draw()
+    drawn = draw()
     assert all(tensor.dtype == np.float32 for tensor in drawn.values())
     assert all(float(tensor.std()) > 0.02 for tensor in drawn.values())
     firsts = [tensor.ravel()[:8].tobytes() for tensor in drawn.values()]
@@ -49,17 +45,17 @@ def test_no_tensor_is_constant_and_no_two_are_alike():
 
 
 def test_norms_are_around_one_and_everything_else_around_zero():
-    for name, tensor in weights.draw().items():
+    for name, tensor in draw().items():
         middle = 1.0 if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "ln_q.weight")) else 0.0
         assert float(tensor.mean()) == pytest.approx(middle, abs=5 * 0.05 / math.sqrt(tensor.size)), name
 
 
 def test_every_tensor_follows_the_seed():
-    first, again, other = weights.draw(seed=0), weights.draw(seed=0), weights.draw(seed=1)
+    first, again, other = draw(seed=0), draw(seed=0), draw(seed=1)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not any(np.array_equal(first[name], other[name]) for name in first)
 
 
 def test_no_tensor_is_named_after_the_tied_head():
-    assert "lm_head.weight" not in weights.draw()
-    assert {name.split(".")[0] for name in weights.draw()} == {"model", "visual"}
+    assert "lm_head.weight" not in draw()
+    assert {name.split(".")[0] for name in draw()} == {"model", "visual"}
