@@ -1,0 +1,74 @@
+"""From rollouts, targets and decisions to the rows that are trained: the one place where rows come and go.
+
+Invariants
+    1. The order is stable: by prompt, then by sample; a demonstration stands last in its group, with `sample` -1.
+    2. `drop` takes that many rollouts away, failures first and the later ones first among equals.
+    3. A demonstration row is trained on its target's tokens and marked `off` there; it is never made from an empty
+       target. The end token is part of the target's tokens.
+    4. Each row carries the three weights of its prompt (`mix_on`, `mix_off`, `mix_sft`); `off` decides which of them
+       acts on a token. Rows that nothing would be learned from are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.algorithms.routing.decision import Decision
+from hpt_megatron.protocol.rows import Rows
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The rows of a step, and what was counted on the way."""
+
+    rows: Rows
+    counts: dict[str, int]
+
+
+def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision], success: Tensor) -> Assembled:
+    """Rows of every prompt as its decision says.
+
+    `demonstrations` holds at most one row per prompt, with the same columns as the rollouts (prompt tokens, then the
+    target's); prompts without a usable target have none.
+    """
+    mixes = torch.tensor([[d.mix.on, d.mix.off, d.mix.sft] for d in decisions], dtype=torch.float32).view(-1, 3)
+    drops = torch.tensor([decision.drop for decision in decisions], dtype=torch.int64)
+    wanted = torch.tensor([decision.demo for decision in decisions], dtype=torch.bool)
+    stay = ~_dropped(rollouts, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
+    usable = demonstrations.row_sum(demonstrations.tokens["trained"].float()) > 0
+    kept = rollouts.select(stay)
+    added = demonstrations.select(wanted[demonstrations.fields["prompt"]] & usable)
+    added = added.with_fields(sample=torch.full((added.num_rows,), -1, dtype=kept.fields["sample"].dtype))
+    rows = Rows.concat([kept, added])
+    sample = rows.fields["sample"]
+    place = torch.where(sample < 0, torch.iinfo(sample.dtype).max, sample)
+    order = place.argsort(stable=True)
+    order = order[rows.fields["prompt"][order].argsort(stable=True)]
+    rows = rows.select(order)
+    mix = mixes[rows.fields["prompt"]]
+    rows = rows.with_fields(mix_on=mix[:, 0], mix_off=mix[:, 1], mix_sft=mix[:, 2])
+    return Assembled(
+        rows,
+        {
+            "rollouts": rollouts.num_rows,
+            "removed": rollouts.num_rows - kept.num_rows,
+            "demonstrations": added.num_rows,
+            "targets_missing": int(wanted.sum()) - added.num_rows,
+        },
+    )
+
+
+def _dropped(rollouts: Rows, drops: Tensor, success: Tensor) -> Tensor:
+    """[R] which rollouts go: the first `drops` of each prompt, in the order failures first, later samples first."""
+    prompt, sample = rollouts.fields["prompt"], rollouts.fields["sample"]
+    order = (-sample).argsort(stable=True)
+    order = order[success[order].to(torch.int8).argsort(stable=True)]
+    order = order[prompt[order].argsort(stable=True)]
+    grouped = prompt[order]
+    first = torch.searchsorted(grouped, grouped)
+    rank = torch.arange(len(order)) - first
+    gone = torch.zeros(len(order), dtype=torch.bool)
+    gone[order] = rank < drops[grouped]
+    return gone

@@ -1,0 +1,54 @@
+"""The weights before any denominator: who is trained by which component, and how strongly.
+
+    rl        mix_on                    on trained tokens of rollouts
+    off       mix_off * off_loss_coef   on trained tokens of demonstrations
+    sft       mix_sft * sft_loss_coef   on the same
+    entropy   entropy_coeff             on trained tokens (of rollouts alone with `entropy_on_demo` false)
+    kl        kl_loss_coef              on trained tokens of rollouts
+    value     value_coef                on trained tokens of rollouts
+
+A token comes from a demonstration when `off` is set: a row that goes on from part of a demonstration has both kinds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.protocol.rows import Rows
+
+STREAMS = ("rl", "off", "sft", "entropy", "kl", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """What scales each component, and what `global` divides it by."""
+
+    sft: float = 1.0
+    off: float = 1.0
+    entropy: float = 0.0
+    kl: float = 0.0
+    value: float = 0.0
+    entropy_on_demo: bool = True
+    loss_agg: Literal["token", "sequence", "constant"] = "token"
+    length: int = 1  # the constant of `constant` and of `official`: the longest response
+
+
+def streams(rows: Rows, coefficients: Coefficients) -> dict[str, Tensor]:
+    """[T] the weight of every token in every component, 0 where it is not trained by it."""
+    trained, off = rows.tokens["trained"], rows.tokens["off"]
+    own, shown = trained & ~off, trained & off
+
+    def on(mask: Tensor, of_row: Tensor | float) -> Tensor:
+        weight = rows.per_token(of_row) if isinstance(of_row, Tensor) else torch.tensor(of_row)
+        return torch.where(mask, weight, 0.0).to(torch.float32)
+
+    return {
+        "rl": on(own, rows.fields["mix_on"]),
+        "off": on(shown, rows.fields["mix_off"] * coefficients.off),
+        "sft": on(shown, rows.fields["mix_sft"] * coefficients.sft),
+        "entropy": on(trained if coefficients.entropy_on_demo else own, coefficients.entropy),
+        "kl": on(own, coefficients.kl),
+        "value": on(own, coefficients.value),
+    }

@@ -1,0 +1,92 @@
+"""What became of the rollouts of a step: which succeeded, and what that makes of each prompt.
+
+Invariants
+    1. Success is a comparison of named reward components with thresholds, never equality of floats. All conditions
+       must hold.
+    2. A rollout that a failure of ours made (`valid` is false) counts neither as a rollout nor as a success.
+    3. Everything here is counted on rollouts alone; a demonstration in the rows moves no count.
+
+Example:
+    >>> rule = [Condition("accuracy", ">=", 1.0), Condition("format", ">", 0.0)]
+    >>> successes({"accuracy": torch.tensor([1.0, 1.0]), "format": torch.tensor([1.0, 0.0])}, rule).tolist()
+    [True, False]
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.rows import Rows
+
+OPERATORS: dict[str, Callable[[Tensor, float], Tensor]] = {">=": operator.ge, ">": operator.gt}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One reward component against a threshold."""
+
+    component: str
+    op: str = ">="
+    value: float = 1.0
+
+
+def successes(components: Mapping[str, Tensor], rule: Sequence[Condition]) -> Tensor:
+    """[R] whether each row meets every condition; a component that is not a number meets none."""
+    met = None
+    for condition in rule:
+        if condition.component not in components:
+            known = ", ".join(components) or "none"
+            where = "algorithm.success"
+            raise UserError(f"no reward component {condition.component!r}", where=where, mend=f"known here: {known}")
+        if condition.op not in OPERATORS:
+            raise UserError(f"no such operator: {condition.op}", where="algorithm.success", mend="'>=' or '>'")
+        one = OPERATORS[condition.op](components[condition.component], condition.value)
+        met = one if met is None else met & one
+    if met is None:
+        raise UserError("no condition says what a success is", where="algorithm.success", mend="name a component")
+    return met
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Per prompt 0 ... P-1: valid rollouts and successes among them."""
+
+    n: Tensor
+    k: Tensor
+
+
+def count(rows: Rows, success: Tensor, prompts: int) -> Counts:
+    """Counts over the fields `prompt`, `off` and `valid`."""
+    counted = rows.fields["valid"] & ~rows.fields["off"]
+    zeros = torch.zeros(prompts, dtype=torch.int64)
+    prompt = rows.fields["prompt"]
+    return Counts(
+        zeros.index_add(0, prompt, counted.to(torch.int64)),
+        zeros.index_add(0, prompt, (counted & success).to(torch.int64)),
+    )
+
+
+def batch_metrics(counts: Counts, rows: Rows, success: Tensor, format_failed: Tensor | None = None) -> dict[str, float]:
+    """`batch/*` as users of the released code know them, without its demonstrations.
+
+    `solve_none` and `solve_all` count prompts, `solved` and `failed` are shares of rollouts; `solve_none_format` counts
+    prompts whose rollouts all fail on the format, where the reward reports that.
+    """
+    counted = rows.fields["valid"] & ~rows.fields["off"]
+    total = max(int(counted.sum()), 1)
+    seen = counts.n > 0
+    solved = int((counted & success).sum())
+    metrics = {
+        "batch/solve_none": float((seen & (counts.k == 0)).sum()),
+        "batch/solve_all": float((seen & (counts.k == counts.n)).sum()),
+        "batch/solved": solved / total,
+        "batch/failed": (int(counted.sum()) - solved) / total,
+    }
+    if format_failed is not None:
+        broken = count(rows, format_failed, len(counts.n)).k
+        metrics["batch/solve_none_format"] = float((seen & (broken == counts.n)).sum())
+    return metrics

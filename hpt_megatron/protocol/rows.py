@@ -1,0 +1,127 @@
+"""Rows of tokens, packed one after the other without padding.
+
+    lengths   [R]        tokens of each row
+    tokens    name -> [T, ...]   one entry per token, T = lengths.sum()
+    fields    name -> [R, ...]   one entry per row
+
+Invariants
+    1. Every column of `tokens` has T entries, every one of `fields` R; what breaks this is named on construction.
+    2. Nothing is changed in place: every operation answers new rows that may share memory with the old ones.
+    3. The order of rows means nothing to who reads them; it is kept by every operation but `select`.
+
+Names used throughout: tokens `ids`, `response` (bool: belongs to the response), `trained` (bool: a loss falls on it; in
+a rollout of several turns, observations are response and not trained), `off` (bool, the sources' `prefix_mask`: comes
+from a demonstration); fields `prompt` (which prompt of the batch, so rows of one group share it), `sample` (which
+rollout of the prompt), `off` (bool: the row is a demonstration), `valid` (bool: no failure of ours made it), `score`.
+
+Example:
+    >>> rows = Rows(torch.tensor([2, 3]), {"ids": torch.arange(5)}, {"prompt": torch.tensor([7, 8])})
+    >>> rows.row_of_token.tolist(), rows.row_sum(torch.ones(5)).tolist()
+    ([0, 0, 1, 1, 1], [2.0, 3.0])
+    >>> rows.select(torch.tensor([1])).tokens["ids"].tolist()
+    [2, 3, 4]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows; see the module for the invariants."""
+
+    lengths: Tensor
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, column in self.tokens.items():
+            if len(column) != self.num_tokens:
+                raise ValueError(f"token column {name!r} has {len(column)} entries, the rows have {self.num_tokens}")
+        for name, column in self.fields.items():
+            if len(column) != self.num_rows:
+                raise ValueError(f"field {name!r} has {len(column)} entries, there are {self.num_rows} rows")
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.lengths)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """T."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """[R] where each row begins."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def row_of_token(self) -> Tensor:
+        """[T] the row that each token belongs to."""
+        return torch.repeat_interleave(torch.arange(self.num_rows), self.lengths, output_size=self.num_tokens)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """[T] where each token stands in its row."""
+        return torch.arange(self.num_tokens) - self.per_token(self.starts)
+
+    def per_token(self, of_row: Tensor) -> Tensor:
+        """[R, ...] to [T, ...]: each token gets what its row has."""
+        return of_row[self.row_of_token]
+
+    def row_sum(self, of_token: Tensor) -> Tensor:
+        """[T] to [R]: sums over the tokens of each row; differentiable."""
+        return of_token.new_zeros(self.num_rows).index_add(0, self.row_of_token, of_token)
+
+    def last(self, mask: Tensor) -> Tensor:
+        """[R] index of the last token of each row under a mask over tokens; -1 where a row has none."""
+        marked = torch.where(mask, torch.arange(self.num_tokens), -1)
+        return torch.full((self.num_rows,), -1).scatter_reduce(0, self.row_of_token, marked, "amax")
+
+    def select(self, index: Tensor) -> "Rows":
+        """The rows of an index (or of a mask over rows), in its order."""
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        lengths = self.lengths[index]
+        begin = lengths.cumsum(0) - lengths
+        shift = torch.repeat_interleave(self.starts[index] - begin, lengths)
+        tokens = shift + torch.arange(len(shift))
+        return Rows(
+            lengths,
+            {name: column[tokens] for name, column in self.tokens.items()},
+            {name: column[index] for name, column in self.fields.items()},
+        )
+
+    def with_tokens(self, **columns: Tensor) -> "Rows":
+        """The same rows with token columns added or replaced."""
+        return Rows(self.lengths, {**self.tokens, **columns}, self.fields)
+
+    def with_fields(self, **columns: Tensor) -> "Rows":
+        """The same rows with fields added or replaced."""
+        return Rows(self.lengths, self.tokens, {**self.fields, **columns})
+
+    @staticmethod
+    def concat(parts: Sequence["Rows"]) -> "Rows":
+        """One after the other; all must have the same columns."""
+        first = parts[0]
+        for part in parts[1:]:
+            if part.tokens.keys() != first.tokens.keys() or part.fields.keys() != first.fields.keys():
+                odd = (part.tokens.keys() ^ first.tokens.keys()) | (part.fields.keys() ^ first.fields.keys())
+                raise ValueError(f"rows to join differ in the columns {sorted(odd)}")
+        return Rows(
+            torch.cat([part.lengths for part in parts]),
+            {name: torch.cat([part.tokens[name] for part in parts]) for name in first.tokens},
+            {name: torch.cat([part.fields[name] for part in parts]) for name in first.fields},
+        )
+
+    @staticmethod
+    def from_lists(tokens: Mapping[str, Sequence[Sequence[float]]], **fields: Sequence[float]) -> "Rows":
+        """From nested lists, for small examples and tests."""
+        lengths = torch.tensor([len(row) for row in next(iter(tokens.values()))], dtype=torch.int64)
+        packed = {name: torch.tensor([item for row in rows for item in row]) for name, rows in tokens.items()}
+        return Rows(lengths, packed, {name: torch.tensor(column) for name, column in fields.items()})
