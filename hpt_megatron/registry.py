@@ -26,6 +26,11 @@ from hpt_megatron.errors import HptError, UserError
 T = TypeVar("T")
 
 
+def plugged(group: str) -> list[str]:
+    """The names that other packages add to a group; nothing of theirs is imported."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
 class Registry(Generic[T]):
     """Names to parts of one kind."""
 

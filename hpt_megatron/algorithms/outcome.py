@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpt_megatron.config.run import AlgorithmConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.rows import Rows
 
@@ -32,6 +33,11 @@ class Condition:
     component: str
     op: str = ">="
     value: float = 1.0
+
+
+def success_rule(algorithm: AlgorithmConfig) -> list[Condition]:
+    """The conditions that a run asks for."""
+    return [Condition(success.component, success.op, success.value) for success in algorithm.success]
 
 
 def successes(components: Mapping[str, Tensor], rule: Sequence[Condition]) -> Tensor:

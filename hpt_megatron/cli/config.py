@@ -141,7 +141,9 @@ def _print_point(point: Any, prefix: str) -> None:
     else:
         run, layout = point.run, point.run.layout
         spread = f"tp {layout.tp} x pp {layout.pp} x cp {layout.cp} x dp {run.dp} on {run.devices} devices"
-        print(f"  valid: {counted}; {parameters(run.model) / 1e9:,.3f} billion parameters, {spread}")
+        size = parameters(run.model)
+        named = f"{size / 1e9:,.3f} billion" if size >= 1e8 else f"{size / 1e6:.1f} million"
+        print(f"  valid: {counted}; {named} parameters, {spread}")
 
 
 def _print_renamed(renamed: list[tuple[str, str]], stream: Any = None) -> None:

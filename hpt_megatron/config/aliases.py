@@ -21,6 +21,9 @@ RENAMED = {
     "trainer.switch_gate": "algorithm.switch_gate",
     "trainer.switch_gate_off": "algorithm.switch_gate_off",
     "trainer.remove_sfted_data": "algorithm.remove_sfted_data",
+    "hpt.on_remove_num": "algorithm.on_remove_num",
+    f"{_ACTOR}.off_loss_coef": "algorithm.off_loss_coef",
+    f"{_ROLLOUT}.n_prefix": "algorithm.n_prefix",
     "data.reward_impl_version": "reward.reward_impl_version",
     "data.max_target_length": "data.max_prefix_len",
     "actor_rollout_ref.model.path": "model.path",
@@ -108,7 +111,7 @@ RETIRED = {
     "trainer.skip_by_step": _NO_READER,
     "trainer.rejection_sample": _NO_READER,
     "trainer.rejection_sample_multiplier": _NO_READER,
-    "trainer.soft_type": "the tables of `soft` are configuration of their own",
+    "trainer.soft_type": "a table of `soft` has a name or is given: algorithm.soft.table",
 }
 
 _PREFIX, _ALGORITHMS, _TRAINER, _LOOP, _DATA = (
@@ -127,7 +130,6 @@ LATER = {
     f"{_ACTOR}.loss_remove_token_mean": _ALGORITHMS,
     f"{_ACTOR}.loss_remove_clip": _ALGORITHMS,
     f"{_ACTOR}.use_sft_prefix_reward": _PREFIX,
-    f"{_ROLLOUT}.n_prefix": _PREFIX,
     f"{_ROLLOUT}.prefix_strategy": _PREFIX,
     f"{_ROLLOUT}.min_prefix_ratio": _PREFIX,
     f"{_ROLLOUT}.max_prefix_ratio": _PREFIX,

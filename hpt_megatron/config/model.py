@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 Count = Annotated[int, "at least 1"]
 """A size that others are divided by; rules may rely on it."""
+Name = Annotated[str, "a name"]
+"""A name from a list that other packages can add to; YAML reads a bare `no` as false, and it is understood."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,14 +85,12 @@ def convert(hint: Any, value: Any) -> Any:
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        size = convert(arguments[0], value)
-        if size < 1:
+        plain = convert(arguments[0], "no" if value is False and arguments[0] is str else value)
+        if arguments[0] is int and plain < 1:
             raise MisfitError(_expected(hint))
-        return size
+        return plain
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return convert(next(one for one in arguments if one is not type(None)), value)
+        return _convert_union(hint, value)
     if origin is Literal:
         if value is False and "no" in arguments:
             return "no"
@@ -102,7 +100,7 @@ def convert(hint: Any, value: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise MisfitError(_expected(hint))
-        return tuple(convert(arguments[0], item) for item in value)
+        return tuple(_convert_item(arguments[0], item) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
@@ -110,17 +108,39 @@ def convert(hint: Any, value: Any) -> Any:
     raise MisfitError(_expected(hint))
 
 
+def _convert_union(hint: Any, value: Any) -> Any:
+    for one in get_args(hint):
+        if one is type(None) and value is None:
+            return None
+        try:
+            return convert(one, value)
+        except (MisfitError, TypeError):
+            continue
+    raise MisfitError(_expected(hint))
+
+
+def _convert_item(hint: Any, item: Any) -> Any:
+    if not is_dataclass(hint):
+        return convert(hint, item)
+    made, problems = read(hint, item, item) if isinstance(item, dict) else (None, [item])  # type: ignore[arg-type]
+    if problems:
+        raise MisfitError(_expected(hint))
+    return made
+
+
 def _expected(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return f"{_expected(arguments[0])}, {arguments[1]}"
     if origin in (Union, types.UnionType):
-        return f"{_expected(next(one for one in arguments if one is not type(None)))}, or null"
+        return ", or ".join("null" if one is type(None) else _expected(one) for one in arguments)
     if origin is Literal:
         return "one of " + ", ".join(arguments)
     if origin is tuple:
         return f"a list, each item {_expected(arguments[0])}"
-    return NAMES.get(hint, "a group of keys")
+    if is_dataclass(hint):
+        return "a group of " + ", ".join(field.name for field in fields(hint))
+    return NAMES.get(hint, str(hint))
 
 
 def _dataclass_in(hint: Any) -> Any:

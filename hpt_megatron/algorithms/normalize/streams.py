@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hpt_megatron.config.run import AlgorithmConfig
 from hpt_megatron.protocol.rows import Rows
 
 STREAMS = ("rl", "off", "sft", "entropy", "kl", "value")
@@ -33,6 +34,19 @@ class Coefficients:
     entropy_on_demo: bool = True
     loss_agg: Literal["token", "sequence", "constant"] = "token"
     length: int = 1  # the constant of `constant` and of `official`: the longest response
+
+
+def coefficients(algorithm: AlgorithmConfig, longest_response: int) -> Coefficients:
+    """The coefficients that a run asks for."""
+    return Coefficients(
+        sft=algorithm.sft_loss_coef,
+        off=algorithm.off_loss_coef,
+        entropy=algorithm.entropy_coeff,
+        kl=algorithm.kl_loss_coef if algorithm.use_kl_loss else 0.0,
+        entropy_on_demo=algorithm.entropy_on_demo,
+        loss_agg=algorithm.loss_agg,
+        length=longest_response,
+    )
 
 
 def streams(rows: Rows, coefficients: Coefficients) -> dict[str, Tensor]:

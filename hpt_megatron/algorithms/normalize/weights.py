@@ -56,7 +56,7 @@ def paper_weights(rows: Rows, coefficients: Coefficients) -> Weights:
     prompts, group = torch.unique(rows.fields["prompt"], return_inverse=True)
     per_row = {name: rows.row_sum((raw[name] != 0).to(torch.float64)) for name in ("rl", "off", "sft")}
     rollouts = torch.zeros(len(prompts), dtype=torch.float64).index_add(0, group, (per_row["rl"] > 0).to(torch.float64))
-    total = len(rows.fields["prompt"][rows.row_sum(rows.tokens["trained"].float()) > 0].unique())  # fillers apart
+    total = len(torch.unique(rows.fields["prompt"][rows.row_sum(rows.tokens["trained"].float()) > 0]))  # fillers apart
     exact = {
         "rl": divided(raw["rl"], rows.per_token(rollouts[group]) * total),
         "off": divided(raw["off"], rows.per_token(per_row["off"]) * total),

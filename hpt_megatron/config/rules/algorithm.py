@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 from hpt_megatron.config.problem import Problem
-from hpt_megatron.config.run import RunConfig
+from hpt_megatron.config.run import ADV_ESTIMATORS, STRATEGIES, RunConfig
+from hpt_megatron.registry import plugged
+
+SOFT_TABLES = ("published_0", "published_1", "published_2")
 
 USES_STD = ("grpo", "grpo_split", "grpo_balance")
 NEEDS_GROUP = ("grpo", "grpo_split", "grpo_balance", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k")
@@ -12,19 +15,88 @@ ENTROPY_USUAL = 0.01
 LAST_VERSION, FIRST_PLUGIN = 9, 100
 
 
+def check_names(run: RunConfig) -> Iterator[Problem]:
+    """Strategies and estimators are ours or another package's."""
+    algorithm = run.algorithm
+    for path, name, ours, group in (
+        ("algorithm.unify_strategy", algorithm.unify_strategy, STRATEGIES, "hpt_megatron.strategies"),
+        ("algorithm.adv_estimator", algorithm.adv_estimator, ADV_ESTIMATORS, "hpt_megatron.credit"),
+    ):
+        known = [*ours, *plugged(group)]
+        if name not in known:
+            yield Problem(path, name, "no such name", f"one of {', '.join(known)}")
+
+
 def check_gate(run: RunConfig) -> Iterator[Problem]:
     """A prompt imitates when at most `switch_gate` of its rollouts succeed, so the gate lies in -1 ... n - 1."""
     algorithm, n = run.algorithm, run.rollout.n_verify
     if algorithm.unify_strategy != "switch":
         return
-    for path, gate in (
-        ("algorithm.switch_gate", algorithm.switch_gate),
-        ("algorithm.switch_gate_off", algorithm.switch_gate_off),
+    for key, gate, rate in (
+        ("switch_gate", algorithm.switch_gate, algorithm.switch_gate_rate),
+        ("switch_gate_off", algorithm.switch_gate_off, algorithm.switch_gate_off_rate),
     ):
-        if gate < -1 or gate > n:
+        path = f"algorithm.{key}"
+        if rate is not None:
+            yield from _check_rate(f"{path}_rate", rate, gate, n)
+        elif gate < -1 or gate > n:
             yield Problem(path, gate, f"counts successes among {n} rollouts (rollout.n_verify)", f"-1 to {n - 1}")
         elif gate == n:
             yield Problem(path, gate, f"even {n} successes of {n} never reach RL", f"at most {n - 1}", "warning")
+
+
+def _check_rate(path: str, rate: float, gate: int, n: int) -> Iterator[Problem]:
+    count = path.removesuffix("_rate")
+    if gate != 0:
+        yield Problem(path, rate, f"{count} is {gate}, and a gate is a count or a rate", f"null, or {count}=0")
+    if rate > 1:
+        yield Problem(path, rate, "is a share of the rollouts", "0 to below 1, or negative never to imitate")
+    elif rate == 1:
+        yield Problem(path, rate, f"even {n} successes of {n} never reach RL", "below 1", "warning")
+
+
+def check_strategies(run: RunConfig) -> Iterator[Problem]:
+    """The settings of each strategy describe something that can be carried out."""
+    algorithm, soft, adaptive, anneal = run.algorithm, run.algorithm.soft, run.algorithm.adaptive, run.algorithm.anneal
+    if isinstance(soft.table, str):
+        if soft.table not in SOFT_TABLES:
+            yield Problem(
+                "algorithm.soft.table", soft.table, "no such table", f"one of {', '.join(SOFT_TABLES)}, or rows"
+            )
+    elif len(soft.table) < 2 or any(len(row) != 3 or min(row) < 0 for row in soft.table):
+        why = "holds a row [on, off, sft] of weights from 0 for each number of successes"
+        yield Problem("algorithm.soft.table", soft.table, why, "[[0, 0, 1], [1, 0, 0]], for example")
+    if not 0 <= adaptive.low < adaptive.high <= 1:
+        why = f"low {adaptive.low:g} and high {adaptive.high:g} bound a chance"
+        yield Problem("algorithm.adaptive.low", adaptive.low, why, "0 <= low < high <= 1")
+    if adaptive.prior < 0 or not 0 < adaptive.rate <= 1:
+        why = "prior is a number of rollouts, rate a share"
+        yield Problem("algorithm.adaptive.rate", adaptive.rate, why, "prior from 0, rate above 0 and at most 1")
+    if not (0 <= anneal.start <= 1 and 0 <= anneal.end <= 1):
+        why = f"start and end {anneal.end:g} are shares of imitation"
+        yield Problem("algorithm.anneal.start", anneal.start, why, "0 to 1")
+    steps = run.trainer.total_training_steps
+    if algorithm.unify_strategy == "anneal" and steps is not None and anneal.steps > steps:
+        why = f"the run ends at step {steps}, before the schedule does"
+        yield Problem("algorithm.anneal.steps", anneal.steps, why, f"at most {steps}", "warning")
+    if not algorithm.success:
+        yield Problem(
+            "algorithm.success", [], "nothing says what a success is", "[{component: accuracy, op: '>=', value: 1.0}]"
+        )
+
+
+def check_prefix(run: RunConfig) -> Iterator[Problem]:
+    """Rows set aside for demonstrations belong to `no`, and leave rollouts to compare with."""
+    algorithm, n = run.algorithm, run.rollout.n
+    if algorithm.n_prefix < -1:
+        yield Problem("algorithm.n_prefix", algorithm.n_prefix, "is a number of rows", "0, 1, or -1 for every row")
+    elif algorithm.n_prefix != 0 and algorithm.unify_strategy != "no":
+        why = f"{algorithm.unify_strategy} adds demonstrations by itself"
+        yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "0, or unify_strategy=no")
+    elif algorithm.n_prefix >= n:
+        yield Problem(
+            "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", f"at most {n - 1}"
+        )
 
 
 def check_group_size(run: RunConfig) -> Iterator[Problem]:
@@ -44,6 +116,9 @@ def check_group_size(run: RunConfig) -> Iterator[Problem]:
 def check_unused_by_strategy(run: RunConfig) -> Iterator[Problem]:
     """Settings of the demonstrations when none is ever trained on."""
     algorithm = run.algorithm
+    if algorithm.unify_strategy == "no" and algorithm.n_prefix and algorithm.offline_loss_type == "none":
+        why = "n_prefix sets a row aside for a demonstration, and none of its losses is on"
+        yield Problem("algorithm.offline_loss_type", "none", why, "off_policy, or n_prefix=0")
     if algorithm.unify_strategy == "no" and algorithm.remove_sfted_data:
         why = "unify_strategy is no, so no prompt is ever imitated and none is removed"
         yield Problem("algorithm.remove_sfted_data", True, why, "false", "warning")
@@ -57,6 +132,7 @@ def check_coefficients(run: RunConfig) -> Iterator[Problem]:
     algorithm = run.algorithm
     for path, value in (
         ("algorithm.sft_loss_coef", algorithm.sft_loss_coef),
+        ("algorithm.off_loss_coef", algorithm.off_loss_coef),
         ("algorithm.entropy_coeff", algorithm.entropy_coeff),
         ("algorithm.kl_loss_coef", algorithm.kl_loss_coef),
         ("algorithm.kl_ctrl.kl_coef", algorithm.kl_ctrl.kl_coef),

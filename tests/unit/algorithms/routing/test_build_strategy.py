@@ -1,0 +1,76 @@
+"""From configuration to strategies: every name builds what it says, and another package can add one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hpt_megatron.algorithms.routing.build import build_strategy, route_step
+from hpt_megatron.algorithms.routing.decision import STRATEGIES, Outcome
+from hpt_megatron.algorithms.routing.soft import PUBLISHED
+from hpt_megatron.config.files import groups
+from hpt_megatron.config.load import load_run
+from hpt_megatron.config.rules.algorithm import SOFT_TABLES
+from hpt_megatron.config.run import STRATEGIES as NAMES
+
+pytestmark = pytest.mark.fast
+
+PLUGIN = """
+from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Stateless
+
+class Coin(Stateless):
+    def __init__(self, algorithm):
+        self.gate = algorithm.switch_gate
+    def decide(self, outcome):
+        even = outcome.k % 2 == self.gate
+        return Decision(EXPLORE) if even else Decision(IMITATE, drop=outcome.n, demo=True, arm="imitate")
+"""
+USE = """
+from hpt_megatron.algorithms.routing.build import build_strategy
+from hpt_megatron.algorithms.routing.decision import Outcome, route
+from hpt_megatron.config.load import load, load_run
+run = load_run(["algorithm.unify_strategy=coin"])
+arms = [route(build_strategy(run.algorithm), [Outcome(8, k)], 0).decisions[0].arm for k in range(3)]
+print(arms, load(["algorithm.unify_strategy=cion"]).problems[0].right)
+"""
+
+
+def test_the_names_of_the_configuration_are_those_that_are_built():
+    assert STRATEGIES.names() == list(NAMES)
+    assert tuple(PUBLISHED) == SOFT_TABLES
+
+
+@pytest.mark.parametrize(
+    ("choice", "arms"),
+    [
+        ("hpt", ["imitate", "explore", "explore"]),
+        ("soft", ["imitate", "blend", "explore"]),
+        ("grpo", ["explore", "explore", "explore"]),
+        ("luffy", ["blend", "blend", "blend"]),
+        ("srft", ["blend", "blend", "blend"]),
+        ("adaptive", ["explore", "explore", "explore"]),  # half of this batch succeeds, so one failed group says little
+        ("anneal", ["imitate", "imitate", "imitate"]),
+    ],
+)
+def test_every_algorithm_file_decides_as_its_first_line_says(choice, arms):
+    algorithm = load_run([f"algorithm={choice}"]).algorithm
+    outcomes = [Outcome(8, k, prompt=str(k)) for k in (0, 4, 8)]
+    routing = route_step(algorithm, build_strategy(algorithm), outcomes, 0)
+    assert [decision.arm for decision in routing.decisions] == arms
+
+
+def test_no_algorithm_file_is_left_out_above():
+    assert set(groups()["algorithm"]) == {"hpt", "soft", "grpo", "luffy", "srft", "adaptive", "anneal"}
+
+
+def test_another_package_adds_a_strategy_through_an_entry_point(tmp_path):
+    """A real installed distribution: a module and its metadata on the path of a fresh process."""
+    (tmp_path / "coin_strategy.py").write_text(PLUGIN)
+    metadata = tmp_path / "coin_strategy-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: coin-strategy\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[hpt_megatron.strategies]\ncoin = coin_strategy:Coin\n")
+    program = f"import sys; sys.path.append({str(tmp_path)!r})\n{USE}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['explore', 'imitate', 'explore'] one of switch, soft, no, adaptive, anneal, coin"
