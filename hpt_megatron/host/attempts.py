@@ -101,6 +101,11 @@ def vllm() -> Answer:
     platform = importlib.import_module("vllm.platforms").current_platform
     if not platform.device_type:
         raise RuntimeError("vLLM finds no platform to run on")
+    if platform.device_type == "cpu":
+        platform.import_kernels()
+        operations = importlib.import_module("torch").ops._C
+        if not hasattr(operations, "init_cpu_memory_env"):  # the kernels load without it and fail at the first request
+            raise RuntimeError("vLLM's kernels miss libnuma.so.1; apt-get install libnuma1")
     return {"detail": f"{engine.LLM.__name__} imported, platform {platform.device_type}"}
 
 

@@ -7,6 +7,7 @@ the second with torch's `weights_only`.
 
 import io
 import pickle
+from enum import EnumType
 from typing import Any
 
 import torch
@@ -37,10 +38,19 @@ KNOWN = {
 }
 
 
+def enum_member(owner: Any, name: str) -> Any:
+    """What stands for `getattr` in a file: early releases of Python 3.11 write a member of an enum that way."""
+    if isinstance(owner, EnumType) and name in owner.__members__:
+        return owner[name]
+    raise UserError(f"it asks for {name!r} of {owner!r}, which no checkpoint has a use for", where=".metadata")
+
+
 class MetadataUnpickler(pickle.Unpickler):
     """Knows the classes of a checkpoint's description and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return enum_member
         if name not in KNOWN.get(module, ()):
             raise UserError(f"it names {module}.{name}, which no checkpoint has a use for", where=".metadata")
         return super().find_class(module, name)

@@ -4,6 +4,7 @@ Real processes on gloo, dropout on (so that random states count). The loading pr
 seed and hold other weights until they load. Not covered: several nodes, a file system that fails half-way.
 """
 
+import io
 import json
 import os
 import pickle
@@ -15,9 +16,12 @@ import pytest
 import torch
 from processes import run
 from tiny_gpt import Case, Trainer, load_and_train, train, train_and_save
+from torch.distributed.checkpoint import Metadata
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore import checkpoint
+from hpt_megatron.mcore.checkpoint_reader import MetadataUnpickler
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
 
 pytestmark = pytest.mark.slow
@@ -143,6 +147,25 @@ def test_a_forged_file_is_refused_and_not_executed(saved: Saved, tmp_path: Path,
     with pytest.raises(RuntimeError, match="mknod"):
         run(2, load_and_train, Case(tp=2), str(forged), 1)
     assert not (tmp_path / "touched").exists()
+
+
+class Attribute:
+    """Pickles as `getattr(owner, name)`: how early releases of Python 3.11 write a member of an enum."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.parts = owner, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self.parts
+
+
+def test_metadata_written_by_an_early_python_is_read_and_nothing_else_gets_by_with_it() -> None:
+    """A member of an enum, by its name alone."""
+    member = pickle.dumps(Attribute(WriteItemType, "SHARD"))
+    assert MetadataUnpickler(io.BytesIO(member)).load() is WriteItemType.SHARD
+    for owner, name in ((WriteItemType, "__class__"), (WriteItemType, "mro"), (Metadata, "__init__")):
+        with pytest.raises(UserError, match=name):
+            MetadataUnpickler(io.BytesIO(pickle.dumps(Attribute(owner, name)))).load()
 
 
 def save_forged_object(where: Rendezvous, folder: str, touched: str) -> None:

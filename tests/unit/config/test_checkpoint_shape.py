@@ -6,8 +6,6 @@ import pytest
 
 from hpt_megatron.config.load import load
 
-pytestmark = pytest.mark.fast
-
 SEVEN = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
     "model_type": "qwen2_5_vl",

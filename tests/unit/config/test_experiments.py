@@ -7,8 +7,6 @@ from hpt_megatron.config.geometry import largest_tensor, padded_vocab_size, para
 from hpt_megatron.config.load import load
 from hpt_megatron.config.problem import errors
 
-pytestmark = pytest.mark.fast
-
 # As the published checkpoints count: all parameters, and those of the vision tower.
 PUBLISHED = {
     "qwen2.5-vl-3b": (3_754_622_976, 668_684_288),

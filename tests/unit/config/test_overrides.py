@@ -5,8 +5,6 @@ import pytest
 from hpt_megatron.config.load import KEYS, load, load_points
 from hpt_megatron.config.overrides import read_overrides
 
-pytestmark = pytest.mark.fast
-
 
 def problem_at(loaded, path):
     found = [problem for problem in loaded.problems if problem.path == path]

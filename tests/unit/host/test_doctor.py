@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -118,7 +119,7 @@ def test_an_interrupt_ends_the_doctor_and_what_it_tries(bare, broken):
 
 
 def test_too_few_descriptors_are_low_and_name_the_command():
-    line = f"ulimit -Sn 1000; exec {sys.executable} -m hpt_megatron doctor --quick --json"
+    line = f"ulimit -Sn 1000; exec {shlex.quote(sys.executable)} -m hpt_megatron doctor --quick --json"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     row = rows(done)["file descriptors"]
     assert (row["status"], row["remedy"].startswith("ulimit -n ")) == ("low", True)

@@ -13,8 +13,6 @@ from hpt_megatron.config.load import load_run
 from hpt_megatron.config.rules.algorithm import SOFT_TABLES
 from hpt_megatron.config.run import STRATEGIES as NAMES
 
-pytestmark = pytest.mark.fast
-
 PLUGIN = """
 from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Stateless
 
