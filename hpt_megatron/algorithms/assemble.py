@@ -38,24 +38,22 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
     wanted = torch.tensor([decision.demo for decision in decisions], dtype=torch.bool)
     stay = ~_dropped(rollouts, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
     usable = demonstrations.row_sum(demonstrations.tokens["trained"].float()) > 0
-    kept = rollouts.select(stay)
-    added = demonstrations.select(wanted[demonstrations.fields["prompt"]] & usable)
-    added = added.with_fields(sample=torch.full((added.num_rows,), -1, dtype=kept.fields["sample"].dtype))
-    rows = Rows.concat([kept, added])
-    sample = rows.fields["sample"]
+    come = wanted[demonstrations.fields["prompt"]] & usable
+    demonstrations = demonstrations.with_fields(sample=torch.full_like(demonstrations.fields["sample"], -1))
+    chosen = torch.cat([stay, come]).nonzero()[:, 0]
+    prompt, sample = (torch.cat([rollouts.fields[key], demonstrations.fields[key]]) for key in ("prompt", "sample"))
     place = torch.where(sample < 0, torch.iinfo(sample.dtype).max, sample)
-    order = place.argsort(stable=True)
-    order = order[rows.fields["prompt"][order].argsort(stable=True)]
-    rows = rows.select(order)
+    order = chosen[place[chosen].argsort(stable=True)]
+    rows = Rows.pick([rollouts, demonstrations], order[prompt[order].argsort(stable=True)])
     mix = mixes[rows.fields["prompt"]]
     rows = rows.with_fields(mix_on=mix[:, 0], mix_off=mix[:, 1], mix_sft=mix[:, 2])
     return Assembled(
         rows,
         {
             "rollouts": rollouts.num_rows,
-            "removed": rollouts.num_rows - kept.num_rows,
-            "demonstrations": added.num_rows,
-            "targets_missing": int(wanted.sum()) - added.num_rows,
+            "removed": rollouts.num_rows - int(stay.sum()),
+            "demonstrations": int(come.sum()),
+            "targets_missing": int(wanted.sum()) - int(come.sum()),
         },
     )
 
