@@ -28,7 +28,7 @@ from hpt_megatron.protocol.rows import Rows
 def remax(rows: Rows, settings: CreditSettings) -> Credit:
     """Reads nothing."""
     rollout, score = counted_rows(rows, include_demo=False), scores(rows)
-    greedy = rows.fields.get("greedy", torch.zeros_like(rollout)) & ~rows.fields["off"]
+    greedy = rows.fields.get("greedy", torch.zeros_like(rollout))
     total, judged = group_sums(rows, score, greedy & rollout)
     _, failed = group_sums(rows, score, greedy & ~rows.fields["valid"])
     bare = rollout & (judged + failed == 0)

@@ -135,8 +135,8 @@ def test_equal_scores_follow_one_rule_in_grpo_and_split():
 
 
 def test_rewards_that_differ_by_rounding_alone_give_no_credit():
-    """0.1 + 0.2 and 0.3 differ in the last bit; their std lies below the floor."""
-    almost = float(torch.tensor(0.1) + torch.tensor(0.2)), 0.3
+    """Neighbours in float32: their std lies below the floor."""
+    almost = 0.3, float(torch.nextafter(torch.tensor(0.3), torch.tensor(1.0)))
     found = credit("grpo", [*almost] * 4, use_std=True)
     assert found == pytest.approx([0.0] * 8, abs=1e-7)
     assert credit("pass_at_k", [*almost] * 4, pass_k=2) == pytest.approx([0.0] * 8, abs=1e-6)

@@ -40,10 +40,10 @@ def test_dr_grpo_never_divides():
 
 
 def test_the_baseline_of_opo_weighs_rows_by_their_length():
-    """Lengths 1 and 3, scores 1 and 0: the baseline is 1/4, not 1/2. Untrained tokens have no length."""
-    short = Row(0, (True, False), (1.0, 0.0), (0.0, 0.0))
-    long = Row(0, (True, True, False, True), (0.0,) * 4, (0.0,) * 4)
-    assert credit("opo", [short, long]) == [0.75, -0.25]
+    """Lengths 1 and 3, scores 0 and 1: the baseline is 3/4, not 1/2. Untrained tokens have no length."""
+    short = Row(0, (True, False), (0.0, 0.0), (0.0, 0.0))
+    long = Row(0, (True, True, False, True), (0.0, 0.0, 0.0, 1.0), (0.0,) * 4)
+    assert credit("opo", [short, long]) == [-0.75, 0.25]
 
 
 def test_gpg_scales_by_the_share_of_groups_that_teach_something():
