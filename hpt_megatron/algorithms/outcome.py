@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpt_megatron.config.run import AlgorithmConfig
+from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.rows import Rows
 

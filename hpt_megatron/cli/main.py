@@ -15,6 +15,7 @@ from hpt_megatron.errors import HptError, UserError
 VERBS = {
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",
+    "explain": "what an algorithm does with a prompt and with a token",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }
 

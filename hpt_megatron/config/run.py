@@ -7,25 +7,8 @@ can see that every key is read by something.
 from dataclasses import dataclass
 from typing import Literal
 
-from hpt_megatron.config.model import Count, ModelConfig, Name
-
-# Names that other packages may add to, through the entry points of `hpt_megatron.registry`; a rule lists both.
-STRATEGIES = ("switch", "soft", "no", "adaptive", "anneal")
-ADV_ESTIMATORS = (
-    "grpo",
-    "grpo_split",
-    "grpo_balance",
-    "dr_grpo",
-    "rloo",
-    "reinforce",
-    "reinforce_plus_plus",
-    "reinforce_plus_plus_baseline",
-    "remax",
-    "gae",
-    "opo",
-    "gpg",
-    "pass_at_k",
-)
+from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.config.model import Count, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,86 +34,6 @@ class DataConfig:
     max_prompt_length: Count
     max_response_length: Count
     max_prefix_len: Count
-
-
-@dataclass(frozen=True, kw_only=True)
-class KlControlConfig:
-    """The penalty on leaving the reference, taken from the reward."""
-
-    type: Literal["fixed", "adaptive", "ppo_rule"]
-    kl_coef: float
-    target_kl: float
-    horizon: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuccessConfig:
-    """One condition of a success: a reward component against a threshold."""
-
-    component: str
-    op: Literal[">=", ">"]
-    value: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoftConfig:
-    """The table of `soft`: the name of a published one, or rows of (on, off, sft) for 0 ... m successes."""
-
-    table: str | tuple[tuple[float, ...], ...]
-    count_includes_demo: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveConfig:
-    """The band of `adaptive` and how fast it forgets."""
-
-    low: float
-    high: float
-    prior: float
-    rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnealConfig:
-    """The schedule of `anneal`."""
-
-    start: float
-    end: float
-    steps: Count
-    shape: Literal["linear", "cosine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlgorithmConfig:
-    """What is learned from a group of rollouts: the gate, the credit, the losses."""
-
-    unify_strategy: Name
-    switch_gate: int
-    switch_gate_off: int
-    switch_gate_rate: float | None
-    switch_gate_off_rate: float | None
-    on_remove_num: Count | None
-    without_target: Literal["keep", "drop"]
-    success: tuple[SuccessConfig, ...]
-    soft: SoftConfig
-    adaptive: AdaptiveConfig
-    anneal: AnnealConfig
-    n_prefix: int
-    remove_sfted_data: bool
-    offline_loss_type: Literal["sft", "off_policy", "off_sft", "switch_off_sft", "srft", "none"]
-    sft_loss_coef: float
-    off_loss_coef: float
-    off_policy_loss_impl: Literal["token", "seq"]
-    normalize: Literal["global", "official", "paper"]
-    loss_agg: Literal["token", "sequence", "constant"]
-    adv_estimator: Name
-    grpo_use_std: bool
-    entropy_coeff: float
-    entropy_on_demo: bool
-    use_kl_loss: bool
-    kl_loss_coef: float
-    kl_loss_type: Literal["k1", "k2", "k3", "abs", "mse", "full"]
-    kl_ctrl: KlControlConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpt_megatron.config.run import AlgorithmConfig
+from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.protocol.rows import Rows
 
 STREAMS = ("rl", "off", "sft", "entropy", "kl", "value")

@@ -52,7 +52,7 @@ class View:
 
     def weighted(self, loss: Tensor) -> Tensor:
         """The sum of weight times loss."""
-        return (self.weight * loss).sum() + 0.0 * self.logp.sum()
+        return (self.weight * loss).sum() + self.logp[:0].sum()  # an empty sum: connected, and 0 whatever logp is
 
     def mean_by_row(self, of_token: Tensor) -> Tensor:
         """The mean over the tokens with a weight of each token's row, at every token."""
@@ -83,6 +83,11 @@ class Component(Protocol):
     """One loss component: a value built from its settings, called once per micro-batch."""
 
     name: str  # which weight it reads: rl, off, sft, kl, entropy, value
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The stored columns that it needs."""
+        ...
 
     def __call__(self, view: View) -> Part:
         """The part of the loss over these tokens."""

@@ -13,7 +13,7 @@ from hpt_megatron.algorithms.routing.demonstration import DEMONSTRATIONS
 from hpt_megatron.algorithms.routing.plain import Plain
 from hpt_megatron.algorithms.routing.soft import Soft, soft_table
 from hpt_megatron.algorithms.routing.switch import ALL, Switch
-from hpt_megatron.config.run import AlgorithmConfig
+from hpt_megatron.config.algorithm import AlgorithmConfig
 
 
 def route_step(algorithm: AlgorithmConfig, strategy: Strategy, outcomes: Sequence[Outcome], step: int) -> Routing:

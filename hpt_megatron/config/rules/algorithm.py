@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 
+from hpt_megatron.config.algorithm import ADV_ESTIMATORS, KL_ESTIMATORS, POLICY_LOSSES, RESHAPES, STRATEGIES
 from hpt_megatron.config.problem import Problem
-from hpt_megatron.config.run import ADV_ESTIMATORS, STRATEGIES, RunConfig
+from hpt_megatron.config.run import RunConfig
 from hpt_megatron.registry import plugged
 
 SOFT_TABLES = ("published_0", "published_1", "published_2")
 
 USES_STD = ("grpo", "grpo_split", "grpo_balance")
 NEEDS_GROUP = ("grpo", "grpo_split", "grpo_balance", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k")
-OFF_POLICY = ("off_policy", "switch_off_sft", "srft")
+OFF_POLICY = ("off_policy", "off_sft", "switch_off_sft", "srft")
 ENTROPY_USUAL = 0.01
+GSPO_USUAL = 0.01
 LAST_VERSION, FIRST_PLUGIN = 9, 100
 
 
@@ -21,6 +23,10 @@ def check_names(run: RunConfig) -> Iterator[Problem]:
     for path, name, ours, group in (
         ("algorithm.unify_strategy", algorithm.unify_strategy, STRATEGIES, "hpt_megatron.strategies"),
         ("algorithm.adv_estimator", algorithm.adv_estimator, ADV_ESTIMATORS, "hpt_megatron.credit"),
+        ("algorithm.policy_loss", algorithm.policy_loss, POLICY_LOSSES, "hpt_megatron.components"),
+        ("algorithm.off_policy_reshape", algorithm.off_policy_reshape, RESHAPES, "hpt_megatron.reshapes"),
+        ("algorithm.kl_loss_type", algorithm.kl_loss_type, KL_ESTIMATORS, "hpt_megatron.kl"),
+        ("algorithm.kl_ctrl.estimator", algorithm.kl_ctrl.estimator, KL_ESTIMATORS, "hpt_megatron.kl"),
     ):
         known = [*ours, *plugged(group)]
         if name not in known:
@@ -164,6 +170,76 @@ def check_kl(run: RunConfig) -> Iterator[Problem]:
             yield Problem("algorithm.kl_ctrl.kl_coef", 0.0, why, "0.05, for example")
     if kl_ctrl.type == "adaptive" and kl_ctrl.horizon < 1:
         yield Problem("algorithm.kl_ctrl.horizon", kl_ctrl.horizon, "must be at least 1 step", "10000")
+
+
+def check_kl_bounds(run: RunConfig) -> Iterator[Problem]:
+    """The KL coefficient starts within its bounds."""
+    kl_ctrl = run.algorithm.kl_ctrl
+    if not 0 <= kl_ctrl.low <= kl_ctrl.high:
+        yield Problem(
+            "algorithm.kl_ctrl.low", kl_ctrl.low, f"is no range with high {kl_ctrl.high:g}", "0 <= low <= high"
+        )
+    elif kl_ctrl.kl_coef >= 0 and not kl_ctrl.low <= kl_ctrl.kl_coef <= kl_ctrl.high:
+        why = f"lies outside its bounds {kl_ctrl.low:g} to {kl_ctrl.high:g}"
+        yield Problem("algorithm.kl_ctrl.kl_coef", kl_ctrl.kl_coef, why, "within them")
+    if kl_ctrl.update_period > 1 and kl_ctrl.type == "fixed":
+        why = "a fixed coefficient is never updated"
+        yield Problem("algorithm.kl_ctrl.update_period", kl_ctrl.update_period, why, "1", "warning")
+
+
+def check_ranges(run: RunConfig) -> Iterator[Problem]:
+    """Clips, corrections, discounts, prefixes, gates on groups and shaping describe ranges that exist."""
+    algorithm, correction, prefix = run.algorithm, run.algorithm.correction, run.algorithm.prefix
+    groups, overlong, longest = run.algorithm.groups, run.algorithm.overlong, run.data.max_response_length
+    rollouts = run.rollouts_per_prompt
+    ranges = {
+        "clip_ratio_low": (0 <= algorithm.clip_ratio_low <= 1, algorithm.clip_ratio_low, "0 to 1"),
+        "clip_ratio_high": (algorithm.clip_ratio_high >= 0, algorithm.clip_ratio_high, "0 or more"),
+        "clip_ratio_dual": (algorithm.clip_ratio_dual > 1, algorithm.clip_ratio_dual, "above 1"),
+        "correction.low": (0 <= correction.low <= correction.high, correction.low, f"0 to high {correction.high:g}"),
+        "gamma": (0 <= algorithm.gamma <= 1, algorithm.gamma, "0 to 1"),
+        "lam": (0 <= algorithm.lam <= 1, algorithm.lam, "0 to 1"),
+        "pass_k": (algorithm.pass_k <= rollouts, algorithm.pass_k, f"at most the {rollouts} rollouts of a prompt"),
+        "prefix_reward_weight_alpha": (
+            algorithm.prefix_reward_weight_alpha >= 0 and algorithm.prefix_reward_weight_beta >= 0,
+            algorithm.prefix_reward_weight_alpha,
+            "weights from 0, beta too",
+        ),
+        "prefix.min_ratio": (0 <= prefix.min_ratio <= prefix.max_ratio <= 1, prefix.min_ratio, "0 <= min <= max <= 1"),
+        "groups.success_low": (
+            0 <= groups.success_low <= groups.success_high <= 1,
+            groups.success_low,
+            "0 <= success_low <= success_high <= 1",
+        ),
+        "groups.min_valid": (groups.min_valid <= rollouts, groups.min_valid, f"at most the {rollouts} rollouts"),
+        "overlong.buffer": (0 <= overlong.buffer <= longest, overlong.buffer, f"0 to max_response_length {longest}"),
+        "overlong.factor": (overlong.factor >= 0, overlong.factor, "0 or more"),
+    }
+    for key, (holds, value, right) in ranges.items():
+        if not holds:
+            yield Problem(f"algorithm.{key}", value, "lies outside its range", right)
+
+
+def check_sequence_clip(run: RunConfig) -> Iterator[Problem]:
+    """A sequence ratio is a mean over its tokens and moves far less than theirs."""
+    algorithm = run.algorithm
+    if algorithm.policy_loss == "gspo" and algorithm.clip_ratio_high > GSPO_USUAL:
+        why = "gspo clips the ratio of whole rows, which hardly ever moves that far: nothing would be clipped"
+        yield Problem("algorithm.clip_ratio_high", algorithm.clip_ratio_high, why, "0.0004, low 0.0003", "warning")
+
+
+def check_unused_by_loss(run: RunConfig) -> Iterator[Problem]:
+    """Settings that the chosen loss does not read."""
+    algorithm = run.algorithm
+    if algorithm.off_policy_reshape != "no_reshape" and algorithm.offline_loss_type not in OFF_POLICY:
+        why = f"offline_loss_type {algorithm.offline_loss_type} has no off-policy part to shape"
+        path = "algorithm.off_policy_reshape"
+        yield Problem(path, algorithm.off_policy_reshape, why, "no_reshape", "warning")
+    if (algorithm.policy_loss == "srft_rl") != (algorithm.offline_loss_type == "srft"):
+        why = f"offline_loss_type is {algorithm.offline_loss_type}; srft weighs both of its parts by the row's entropy"
+        yield Problem(
+            "algorithm.policy_loss", algorithm.policy_loss, why, "srft_rl with srft, another without", "warning"
+        )
 
 
 def check_official_arithmetic(run: RunConfig) -> Iterator[Problem]:

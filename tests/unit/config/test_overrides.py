@@ -33,8 +33,8 @@ def test_known_names_from_elsewhere_are_read_and_reported(given, key, value):
 
 def test_a_value_of_another_spelling_is_translated_and_reported():
     loaded = load(["actor_rollout_ref.actor.kl_loss_type=low_var_kl"])
-    assert loaded.run.algorithm.kl_loss_type == "k3"
-    assert ("algorithm.kl_loss_type=low_var_kl", "algorithm.kl_loss_type=k3") in loaded.renamed
+    assert loaded.run.algorithm.kl_loss_type == "low_var"
+    assert ("algorithm.kl_loss_type=low_var_kl", "algorithm.kl_loss_type=low_var") in loaded.renamed
 
 
 @pytest.mark.parametrize(

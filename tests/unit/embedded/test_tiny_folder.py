@@ -108,7 +108,8 @@ def test_a_write_that_fails_half_way_leaves_nothing_new_and_keeps_the_old(tmp_pa
     write_tiny(tmp_path / "old", seed=1)
     before = digests(tmp_path / "old")
     for out in ("new", "old"):
-        line = f"ulimit -f 1024; exec {shlex.quote(sys.executable)} -m hpt_megatron tiny {shlex.quote(str(tmp_path / out))} --overwrite"
+        command = [sys.executable, "-m", "hpt_megatron", "tiny", str(tmp_path / out), "--overwrite"]
+        line = f"ulimit -f 1024; exec {shlex.join(command)}"
         refused(subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False), "File too large")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert digests(tmp_path / "old") == before

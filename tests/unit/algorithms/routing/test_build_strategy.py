@@ -8,10 +8,10 @@ import pytest
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import STRATEGIES, Outcome
 from hpt_megatron.algorithms.routing.soft import PUBLISHED
+from hpt_megatron.config.algorithm import STRATEGIES as NAMES
 from hpt_megatron.config.files import groups
 from hpt_megatron.config.load import load_run
 from hpt_megatron.config.rules.algorithm import SOFT_TABLES
-from hpt_megatron.config.run import STRATEGIES as NAMES
 
 PLUGIN = """
 from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Stateless
@@ -44,6 +44,8 @@ def test_the_names_of_the_configuration_are_those_that_are_built():
         ("hpt", ["imitate", "explore", "explore"]),
         ("soft", ["imitate", "blend", "explore"]),
         ("grpo", ["explore", "explore", "explore"]),
+        ("dapo", ["explore", "explore", "explore"]),
+        ("official", ["imitate", "explore", "explore"]),
         ("luffy", ["blend", "blend", "blend"]),
         ("srft", ["blend", "blend", "blend"]),
         ("adaptive", ["explore", "explore", "explore"]),  # half of this batch succeeds, so one failed group says little
@@ -58,7 +60,17 @@ def test_every_algorithm_file_decides_as_its_first_line_says(choice, arms):
 
 
 def test_no_algorithm_file_is_left_out_above():
-    assert set(groups()["algorithm"]) == {"hpt", "soft", "grpo", "luffy", "srft", "adaptive", "anneal"}
+    assert set(groups()["algorithm"]) == {
+        "hpt",
+        "soft",
+        "grpo",
+        "luffy",
+        "srft",
+        "adaptive",
+        "anneal",
+        "dapo",
+        "official",
+    }
 
 
 def test_another_package_adds_a_strategy_through_an_entry_point(tmp_path):

@@ -1,0 +1,154 @@
+"""From configuration to the parts of an algorithm, but for its strategy (`routing/build.py`).
+
+Each function reads the keys of one concern, so that what a key does is found by looking for its reader here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings
+from hpt_megatron.algorithms.credit.prefix_weight import weigh_prefix
+from hpt_megatron.algorithms.credit.whiten import whiten_advantage
+from hpt_megatron.algorithms.gates import (
+    Gate,
+    MinimumValid,
+    Refill,
+    RefillSettings,
+    Spread,
+    SuccessRate,
+    TruncatedShare,
+)
+from hpt_megatron.algorithms.kl_control import Controller, KlSettings, make_controller
+from hpt_megatron.algorithms.objective import entropy, kl, off_policy, sft, srft, value
+from hpt_megatron.algorithms.objective.correction import Correction
+from hpt_megatron.algorithms.objective.part import COMPONENTS, Component
+from hpt_megatron.algorithms.prefix import PrefixSettings
+from hpt_megatron.algorithms.shaping import Overlong, treat_truncated
+from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.protocol.rows import Rows
+
+
+def credit(rows: Rows, algorithm: AlgorithmConfig) -> Credit:
+    """The credit of every token: the estimator, then whitening, then the weights of demonstration tokens."""
+    settings = CreditSettings(
+        use_std=algorithm.grpo_use_std,
+        include_demo=algorithm.adv_include_demo,
+        gamma=algorithm.gamma,
+        lam=algorithm.lam,
+        pass_k=algorithm.pass_k,
+    )
+    earned = ESTIMATORS.get(algorithm.adv_estimator)(rows, settings)
+    if algorithm.whiten_advantages:
+        earned = whiten_advantage(rows, earned, settings)
+    return weigh_prefix(rows, earned, algorithm.prefix_reward_weight_alpha, algorithm.prefix_reward_weight_beta)
+
+
+def build_components(algorithm: AlgorithmConfig) -> list[Component]:
+    """The loss components of a run, each with the stream of weights that it reads."""
+    components: list[Component] = [_policy_loss(algorithm), entropy.Entropy()]
+    shown = algorithm.offline_loss_type
+    if shown != "none":
+        components.append(srft.SrftSft() if shown == "srft" else sft.Sft())
+        components.append(_off_policy(algorithm))
+    if algorithm.use_kl_loss:
+        components.append(kl.Kl(estimator=algorithm.kl_loss_type))
+    if algorithm.adv_estimator == "gae":
+        components.append(value.Value(clip=algorithm.value_clip))
+    return components
+
+
+def _policy_loss(algorithm: AlgorithmConfig) -> Component:
+    correction = Correction(
+        kind=algorithm.correction.kind,
+        level=algorithm.correction.level,
+        low=algorithm.correction.low,
+        high=algorithm.correction.high,
+    )
+    clips = {"clip_low": algorithm.clip_ratio_low, "clip_high": algorithm.clip_ratio_high}
+    settings: dict[str, dict[str, Any]] = {
+        "clip": clips,
+        "dual_clip": {**clips, "clip_dual": algorithm.clip_ratio_dual},
+        "gspo": clips,
+        "cispo": clips,
+    }
+    made: Component = COMPONENTS.get(algorithm.policy_loss)(
+        correction=correction, **settings.get(algorithm.policy_loss, {})
+    )
+    return made
+
+
+def _off_policy(algorithm: AlgorithmConfig) -> Component:
+    return off_policy.OffPolicy(
+        reshape=algorithm.off_policy_reshape,
+        reshape_weight=algorithm.off_policy_reshape_weight,
+        reshape_exponent=algorithm.off_policy_reshape_pow_exp,
+        impl=algorithm.off_policy_loss_impl,
+        target_probs=algorithm.use_off_policy_probs,
+        max_clip=algorithm.off_policy_max_clip,
+        min_clip=algorithm.off_policy_min_clip,
+    )
+
+
+def build_controller(algorithm: AlgorithmConfig) -> Controller:
+    """The controller of the KL penalty in the reward."""
+    kl_ctrl = algorithm.kl_ctrl
+    settings = KlSettings(
+        kl_coef=kl_ctrl.kl_coef,
+        target_kl=kl_ctrl.target_kl,
+        horizon=kl_ctrl.horizon,
+        low=kl_ctrl.low,
+        high=kl_ctrl.high,
+        update_period=kl_ctrl.update_period,
+    )
+    return make_controller(kl_ctrl.type, settings)
+
+
+def kl_estimator(algorithm: AlgorithmConfig) -> Callable[..., Any]:
+    """The estimator of the KL penalty in the reward."""
+    return kl.KL_ESTIMATORS.get(algorithm.kl_ctrl.estimator)
+
+
+def build_gates(algorithm: AlgorithmConfig) -> list[Gate]:
+    """The gates that a group must pass to be trained on."""
+    groups = algorithm.groups
+    gates: list[Gate] = [MinimumValid(groups.min_valid), SuccessRate(groups.success_low, groups.success_high)]
+    if groups.spread_above is not None:
+        gates.append(Spread(groups.spread_above))
+    if groups.truncated_at_most is not None:
+        gates.append(TruncatedShare(groups.truncated_at_most))
+    return gates
+
+
+def build_refill(algorithm: AlgorithmConfig, wanted: int, most_at_once: int) -> Refill:
+    """The bookkeeping of further rounds for groups that the gates left out."""
+    groups = algorithm.groups
+    return Refill(RefillSettings(wanted=wanted, max_rounds=groups.max_rounds, max_draw=most_at_once))
+
+
+def shape_truncated(rows: Rows, earned: Credit, cut: Tensor, algorithm: AlgorithmConfig) -> tuple[Rows, Credit]:
+    """What becomes of responses that were cut off at the longest."""
+    return treat_truncated(rows, earned, cut, algorithm.truncated)
+
+
+def build_overlong(algorithm: AlgorithmConfig, longest_response: int) -> Overlong | None:
+    """The penalty on long responses, where there is one."""
+    overlong = algorithm.overlong
+    if overlong.factor == 0:
+        return None
+    return Overlong(max_length=longest_response, buffer=overlong.buffer, factor=overlong.factor)
+
+
+def build_prefix(algorithm: AlgorithmConfig, seed: int) -> PrefixSettings:
+    """How much of their target the rows set aside start from."""
+    prefix = algorithm.prefix
+    return PrefixSettings(
+        strategy=prefix.strategy,
+        n_prefix=algorithm.n_prefix,
+        min_ratio=prefix.min_ratio,
+        max_ratio=prefix.max_ratio,
+        steps=prefix.steps,
+        share=prefix.share,
+        seed=seed,
+    )

@@ -1,0 +1,109 @@
+"""An algorithm made visible: what each number of successes leads to, and what every token's gradient is weighed with.
+
+Nothing is written down here: decisions come from the strategy, credit from the estimator, gradient weights from the
+unified view, each built from the same configuration that a run would use.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+
+from hpt_megatron.algorithms.build import build_components, credit
+from hpt_megatron.algorithms.credit.estimator import Credit
+from hpt_megatron.algorithms.objective.part import COMPONENTS
+from hpt_megatron.algorithms.routing.build import build_strategy, route_step
+from hpt_megatron.algorithms.routing.decision import Decision, Outcome
+from hpt_megatron.algorithms.unified import FourParts, Row, describe, gradient_weights
+from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.protocol.rows import Rows
+
+PROBABILITIES = (0.1, 0.5)  # of a demonstration's token under the policy, for the worked example
+
+
+@dataclass(frozen=True)
+class Case:
+    """One number of successes: the decision, and the gradient weight of a token by where it comes from."""
+
+    k: int
+    decision: Decision
+    kept: int
+    success: float | None
+    failure: float | None
+    demonstration: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that `hpt explain` shows."""
+
+    n: int
+    cases: list[Case]
+    components: list[tuple[str, str, FourParts]]  # stream, kind, parts
+
+
+def explain(algorithm: AlgorithmConfig, n: int) -> Explanation:
+    """The worked table for n rollouts of a prompt with a target that is right, and the parts of every component."""
+    rollouts = n - algorithm.n_prefix if algorithm.n_prefix > 0 else n
+    components = build_components(algorithm)
+    cases = [_case(algorithm, components, rollouts, k) for k in range(rollouts + 1)]
+    return Explanation(rollouts, cases, [(part.name, kind_of(part), describe(kind_of(part))) for part in components])
+
+
+def kind_of(component: Any) -> str:
+    """The name under which a component is registered."""
+    return next(name for name in COMPONENTS.names() if COMPONENTS.get(name) is type(component))
+
+
+def _case(algorithm: AlgorithmConfig, components: list[Any], n: int, k: int) -> Case:
+    outcome = Outcome(n, k, prompt="example")
+    decision = route_step(algorithm, build_strategy(algorithm), [outcome], step=0).decisions[0]
+    kept = 0 if decision.mix.on == 0 else n - decision.drop
+    earned = _credit(algorithm, n if kept else 0, k, decision.demo)
+    own = [part for part in components if part.name == "rl"]
+    shown = [part for part in components if part.name in ("off", "sft")]
+
+    def of_rollout(index: int) -> float:
+        columns = {"credit": float(earned.advantage[index]), "old_logp": log(0.5), "rollout_logp": log(0.5)}
+        return decision.mix.on * _weights(own, log(0.5), {**columns, "success": float(index < k), "entropy": 1.0})
+
+    def of_demonstration(probability: float) -> float:
+        weights = {"off": decision.mix.off * algorithm.off_loss_coef, "sft": decision.mix.sft * algorithm.sft_loss_coef}
+        columns = {"credit": float(earned.advantage[-1]), "accept": 1.0, "target_logp": log(0.9), "entropy": 1.0}
+        return sum(weights[part.name] * _weights([part], log(probability), columns) for part in shown)
+
+    return Case(
+        k,
+        decision,
+        kept,
+        of_rollout(0) if kept and k else None,
+        of_rollout(kept - 1) if kept and k < n else None,
+        tuple(of_demonstration(p) if decision.demo else None for p in PROBABILITIES),
+    )
+
+
+def _weights(components: list[Any], logp: float, columns: dict[str, float]) -> float:
+    row = Row([logp], {name: [column] for name, column in columns.items()})
+    return sum(gradient_weights(kind_of(part), row, part)[0] for part in components)
+
+
+def _credit(algorithm: AlgorithmConfig, rollouts: int, k: int, demo: bool) -> Credit:
+    """Credit of a group of one-token rows: successes first, then failures, then the demonstration, which is right."""
+    greedy = int(algorithm.adv_estimator == "remax")  # one more rollout, which it compares with; a failure here
+    right = min(k, rollouts)
+    score = torch.tensor([1.0] * right + [0.0] * (rollouts - right) + [1.0] * demo + [0.0] * greedy)
+    off = torch.tensor([False] * rollouts + [True] * demo + [False] * greedy)
+    rows = Rows(
+        torch.ones(len(score), dtype=torch.int64),
+        {"trained": torch.ones_like(off), "off": off, "reward": score, "value": torch.zeros_like(score)},
+        {
+            "prompt": torch.zeros(len(score), dtype=torch.int64),
+            "off": off,
+            "valid": torch.ones_like(off),
+            "greedy": torch.arange(len(score)) >= len(score) - greedy,
+        },
+    )
+    earned = credit(rows, algorithm)
+    count = rollouts + demo
+    return Credit(earned.advantage[:count], earned.returns[:count])

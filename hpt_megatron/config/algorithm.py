@@ -1,0 +1,185 @@
+"""What a run learns from its rollouts; the meaning of each key stands beside its value in `configs/algorithm/`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hpt_megatron.config.model import Count, Name
+
+# Names that other packages may add to, through the entry points of `hpt_megatron.registry`; a rule lists both.
+STRATEGIES = ("switch", "soft", "no", "adaptive", "anneal")
+ADV_ESTIMATORS = (
+    "grpo",
+    "grpo_split",
+    "grpo_balance",
+    "dr_grpo",
+    "rloo",
+    "reinforce",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "remax",
+    "gae",
+    "opo",
+    "gpg",
+    "pass_at_k",
+)
+POLICY_LOSSES = ("none", "clip", "dual_clip", "gspo", "cispo", "srft_rl")
+RESHAPES = (
+    "no_reshape",
+    "logp",
+    "p_logp",
+    "square_root",
+    "pow",
+    "p_div_p_0.1",
+    "p_div_p_0.3",
+    "p_div_p_0.5",
+    "classic_reject_token",
+)
+KL_ESTIMATORS = ("k1", "k2", "k3", "low_var", "abs", "mse", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlControlConfig:
+    """The penalty on leaving the reference, taken from the reward."""
+
+    type: Literal["fixed", "adaptive", "ppo_rule"]
+    kl_coef: float
+    target_kl: float
+    horizon: int
+    low: float
+    high: float
+    update_period: Count
+    estimator: Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuccessConfig:
+    """One condition of a success: a reward component against a threshold."""
+
+    component: str
+    op: Literal[">=", ">"]
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftConfig:
+    """The table of `soft`: the name of a published one, or rows of (on, off, sft) for 0 ... m successes."""
+
+    table: str | tuple[tuple[float, ...], ...]
+    count_includes_demo: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig:
+    """The band of `adaptive` and how fast it forgets."""
+
+    low: float
+    high: float
+    prior: float
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnealConfig:
+    """The schedule of `anneal`."""
+
+    start: float
+    end: float
+    steps: Count
+    shape: Literal["linear", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixConfig:
+    """How much of its target a row starts from, where `n_prefix` sets rows aside."""
+
+    strategy: Literal["none", "random", "linear", "linear_max", "reverse_linear", "fixed"]
+    min_ratio: float
+    max_ratio: float
+    steps: Count
+    share: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionConfig:
+    """What is done about the gap between the engine's log-probs and the trainer's."""
+
+    kind: Literal["none", "tis", "mis"]
+    level: Literal["token", "sequence", "geometric"]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlongConfig:
+    """The penalty on responses that come near the longest one."""
+
+    buffer: int
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupsConfig:
+    """Which groups are trained on at all, and how often others are drawn for those that are not."""
+
+    min_valid: Count
+    spread_above: float | None
+    success_low: float
+    success_high: float
+    truncated_at_most: float | None
+    max_rounds: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """What is learned from a group of rollouts: the gate, the credit, the losses."""
+
+    unify_strategy: Name
+    switch_gate: int
+    switch_gate_off: int
+    switch_gate_rate: float | None
+    switch_gate_off_rate: float | None
+    on_remove_num: Count | None
+    without_target: Literal["keep", "drop"]
+    success: tuple[SuccessConfig, ...]
+    soft: SoftConfig
+    adaptive: AdaptiveConfig
+    anneal: AnnealConfig
+    n_prefix: int
+    prefix: PrefixConfig
+    prefix_reward_weight_alpha: float
+    prefix_reward_weight_beta: float
+    groups: GroupsConfig
+    overlong: OverlongConfig
+    truncated: Literal["keep", "zero_credit", "mask"]
+    remove_sfted_data: bool
+    offline_loss_type: Literal["sft", "off_policy", "off_sft", "switch_off_sft", "srft", "none"]
+    sft_loss_coef: float
+    off_loss_coef: float
+    off_policy_loss_impl: Literal["token", "seq"]
+    normalize: Literal["global", "official", "paper"]
+    loss_agg: Literal["token", "sequence", "constant"]
+    adv_estimator: Name
+    grpo_use_std: bool
+    adv_include_demo: bool
+    whiten_advantages: bool
+    gamma: float
+    lam: float
+    pass_k: Count
+    policy_loss: Name
+    clip_ratio_low: float
+    clip_ratio_high: float
+    clip_ratio_dual: float
+    correction: CorrectionConfig
+    off_policy_reshape: Name
+    off_policy_reshape_weight: float
+    off_policy_reshape_pow_exp: float
+    use_off_policy_probs: bool
+    off_policy_max_clip: float | None
+    off_policy_min_clip: float | None
+    value_clip: float | None
+    entropy_coeff: float
+    entropy_on_demo: bool
+    use_kl_loss: bool
+    kl_loss_coef: float
+    kl_loss_type: Name
+    kl_ctrl: KlControlConfig

@@ -1,0 +1,114 @@
+"""From configuration to the parts: names agree with what is registered, and every key reaches its part."""
+
+import pytest
+import torch
+
+from hpt_megatron.algorithms import build
+from hpt_megatron.algorithms.credit.estimator import ESTIMATORS
+from hpt_megatron.algorithms.objective.kl import KL_ESTIMATORS
+from hpt_megatron.algorithms.objective.part import COMPONENTS, View
+from hpt_megatron.algorithms.objective.reshape import RESHAPES
+from hpt_megatron.config import algorithm as names
+from hpt_megatron.config.files import groups
+from hpt_megatron.config.load import load_run
+from hpt_megatron.protocol.rows import Rows
+
+
+def algorithm(*overrides):
+    return load_run(list(overrides)).algorithm
+
+
+def group(scores, demo=False):
+    """One group of one-token rows, with a demonstration last where asked."""
+    count = len(scores) + demo
+    off = torch.tensor([False] * len(scores) + [True] * demo)
+    return Rows(
+        torch.ones(count, dtype=torch.int64),
+        {"trained": torch.ones_like(off), "off": off, "reward": torch.tensor([*scores, *[1.0] * demo])},
+        {"prompt": torch.zeros(count, dtype=torch.int64), "off": off, "valid": torch.ones_like(off)},
+    )
+
+
+def test_the_names_of_the_configuration_are_those_that_are_registered():
+    assert set(ESTIMATORS.names()) == set(names.ADV_ESTIMATORS)
+    assert set(RESHAPES.names()) == set(names.RESHAPES)
+    assert {*KL_ESTIMATORS.names(), "full"} == set(names.KL_ESTIMATORS)
+    policies = {kind for kind in COMPONENTS.names() if COMPONENTS.get(kind)().name == "rl"}
+    assert policies == set(names.POLICY_LOSSES)
+
+
+def test_credit_is_estimated_then_whitened_then_weighed():
+    rows = group([1.0, 0.0, 0.0, 1.0], demo=True)
+    plain = build.credit(rows, algorithm()).advantage
+    assert plain.tolist() == pytest.approx([0.5, -0.5, -0.5, 0.5, 0.5])
+    with_demo = build.credit(rows, algorithm("algorithm.adv_include_demo=true")).advantage
+    assert with_demo.tolist() == pytest.approx([0.4, -0.6, -0.6, 0.4, 0.4])
+    weighed = build.credit(rows, algorithm("algorithm.prefix_reward_weight_alpha=0.5")).advantage
+    assert weighed.tolist() == pytest.approx([0.5, -0.5, -0.5, 0.5, 0.25])
+    white = build.credit(group([1.0, 0.0, 0.0, 1.0]), algorithm("algorithm.whiten_advantages=true")).advantage
+    assert white.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert white.std().item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kinds"),
+    [
+        ((), ["Clip", "Entropy", "Sft", "OffPolicy"]),
+        (("algorithm=grpo",), ["Clip", "Entropy"]),
+        (("algorithm=luffy",), ["Unclipped", "Entropy", "Sft", "OffPolicy"]),
+        (("algorithm=srft",), ["SrftRl", "Entropy", "SrftSft", "OffPolicy"]),
+        (("algorithm.adv_estimator=gae",), ["Clip", "Entropy", "Sft", "OffPolicy", "Value"]),
+        (
+            ("algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.1", "algorithm.policy_loss=cispo"),
+            ["Cispo", "Entropy", "Sft", "OffPolicy", "Kl"],
+        ),
+    ],
+)
+def test_a_run_trains_with_the_components_that_it_asks_for(overrides, kinds):
+    components = build.build_components(algorithm(*overrides))
+    assert [type(component).__name__ for component in components] == kinds
+
+
+def test_the_clips_of_the_configuration_are_those_of_the_loss():
+    """A ratio of 1.25 with credit: inside a clip of 0.3, held by one of 0.2; a correction halves a weight of 2."""
+    old, new = torch.zeros(1), torch.full((1,), 0.2231435, requires_grad=True)
+
+    def gradient(*overrides):
+        loss = build.build_components(algorithm(*overrides))[0]
+        columns = {"old_logp": old, "rollout_logp": old - 0.6931472, "credit": torch.ones(1)}
+        part = loss(View.of_rows(new, torch.ones(1), torch.zeros(1, dtype=torch.int64), **columns))
+        return torch.autograd.grad(part.loss, new)[0].item()
+
+    assert gradient() == 0.0
+    assert gradient("algorithm.clip_ratio_high=0.3") == pytest.approx(-1.25, abs=1e-5)
+    assert gradient("algorithm.policy_loss=none") == pytest.approx(-1.25, abs=1e-5)
+    held = ("algorithm.policy_loss=none", "algorithm.correction.kind=tis", "algorithm.correction.high=1.0")
+    assert gradient("algorithm.policy_loss=none", "algorithm.correction.kind=tis") == pytest.approx(-2.5, abs=1e-5)
+    assert gradient(*held) == pytest.approx(-1.25, abs=1e-5)
+
+
+def test_controller_gates_prefix_and_overlong_take_their_keys():
+    kl = algorithm("algorithm.kl_ctrl.type=ppo_rule", "algorithm.kl_ctrl.kl_coef=0.1", "algorithm.kl_ctrl.high=0.15")
+    controller = build.build_controller(kl)
+    controller.observe(100.0, 1)
+    assert controller.coefficient == 0.15, "doubled, and held at its bound"
+    gates = build.build_gates(algorithm("algorithm=dapo"))
+    assert [gate.name for gate in gates] == ["minimum_valid", "success_rate", "spread"]
+    overlong = build.build_overlong(algorithm("algorithm=dapo"), 32)
+    assert (overlong.max_length, overlong.buffer, overlong.factor) == (32, 16, 1.0)
+    assert build.build_overlong(algorithm(), 32) is None
+    prefix = build.build_prefix(algorithm("algorithm=luffy"), seed=3)
+    assert (prefix.n_prefix, prefix.min_ratio, prefix.max_ratio, prefix.seed) == (1, 1.0, 1.0, 3)
+    refill = build.build_refill(algorithm("algorithm=dapo"), wanted=4, most_at_once=8)
+    assert (refill.settings.max_rounds, refill.to_draw()) == (10, 4)
+    estimator = build.kl_estimator(algorithm("algorithm.kl_ctrl.estimator=k2"))
+    assert estimator(torch.tensor([-1.0]), torch.tensor([-2.0])).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("choice", groups()["algorithm"])
+def test_every_algorithm_file_builds_all_of_its_parts(choice):
+    chosen = algorithm(f"algorithm={choice}")
+    assert build.build_components(chosen)
+    assert build.build_gates(chosen)
+    assert build.build_controller(chosen).coefficient == chosen.kl_ctrl.kl_coef
+    assert build.build_prefix(chosen, 1).n_prefix == chosen.n_prefix
