@@ -9,8 +9,8 @@ from hpt_megatron.registry import plugged
 
 SOFT_TABLES = ("published_0", "published_1", "published_2")
 
-USES_STD = ("grpo", "grpo_split", "grpo_balance")
-NEEDS_GROUP = ("grpo", "grpo_split", "grpo_balance", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k")
+USES_STD = ("grpo", "grpo_split")
+NEEDS_GROUP = ("grpo", "grpo_split", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k", "reinforce_plus_plus_baseline")
 OFF_POLICY = ("off_policy", "off_sft", "switch_off_sft", "srft")
 ENTROPY_USUAL = 0.01
 GSPO_USUAL = 0.01
