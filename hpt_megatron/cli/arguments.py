@@ -5,7 +5,9 @@ Example: `hpt config show layout.tp=2 --json experiment=hpt-7b` and the same wor
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from hpt_megatron.errors import UserError
 
 OVERRIDES = "experiment=NAME, group=choice and key=value, in any order; nothing means experiment=tiny-hpt"
 
@@ -15,6 +17,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """A wrong option is the user's mistake like any other: one line, exit code 2."""
+        raise UserError(message, where=self.prog, mend=f"see `{self.prog} --help`")
 
     def takes_run(self) -> None:
         """Adds override strings and the folder of the user's own configurations."""
