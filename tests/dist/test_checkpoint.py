@@ -30,6 +30,8 @@ STEPS, MORE = 3, 5
 CASES = {
     "tp2": (2, {"tp": 2}),
     "dp2": (2, {}),
+    "cp2": (2, {"cp": 2}),
+    "pp2": (2, {"pp": 2}),
     "dp2-several-buckets": (2, {"overlap": True, "recompute": True}),
     "pp2-vpp2": (2, {"pp": 2, "vpp": 2, "layers": 4}),
 }
