@@ -88,6 +88,8 @@ def row_by_row(
             scores.append(1.0)
             owners.append(each)
     stacked = {name: torch.stack(parts) for name, parts in kept.items()}
+    reward = torch.zeros_like(stacked["rollout_logp"])
+    reward[:, -1] = torch.tensor(scores)
     groups: dict[int, list[float]] = {}
     for owner, score in zip(owners, scores, strict=True):
         groups.setdefault(owner, []).append(score)

@@ -50,7 +50,13 @@ class Registry(Generic[T]):
         return named
 
     def _others(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group) if point.name not in self._own}
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            if point.name in self._own or found.get(point.name, point) != point:
+                mend = f"rename it in the package that brings {point.value}"
+                raise UserError(f"{self.kind} {point.name} is given twice", mend=mend)
+            found[point.name] = point
+        return found
 
     def names(self) -> list[str]:
         """Every known name: ours in the order they were added, then others'."""

@@ -2,7 +2,8 @@
 
 Invariants
     1. The order is stable: by prompt, then by sample; a demonstration stands last in its group, with `sample` -1.
-    2. `drop` takes that many rollouts away, failures first and the later ones first among equals.
+    2. Rollouts that are not valid are left out. `drop` takes that many of the others away, failures first and the
+       later ones first among equals.
     3. A demonstration row is trained on its target's tokens and marked `off` there; it is never made from an empty
        target. The end token is part of the target's tokens.
     4. Each row carries the three weights of its prompt (`mix_on`, `mix_off`, `mix_sft`); `off` decides which of them
@@ -33,10 +34,11 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
     `demonstrations` holds at most one row per prompt, with the same columns as the rollouts (prompt tokens, then the
     target's); prompts without a usable target have none.
     """
+    valid = rollouts.fields["valid"]
     mixes = torch.tensor([[d.mix.on, d.mix.off, d.mix.sft] for d in decisions], dtype=torch.float32).view(-1, 3)
     drops = torch.tensor([decision.drop for decision in decisions], dtype=torch.int64)
     wanted = torch.tensor([decision.demo for decision in decisions], dtype=torch.bool)
-    stay = ~_dropped(rollouts, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
+    stay = valid & ~_dropped(rollouts, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
     usable = demonstrations.row_sum(demonstrations.tokens["trained"].float()) > 0
     come = wanted[demonstrations.fields["prompt"]] & usable
     demonstrations = demonstrations.with_fields(sample=torch.full_like(demonstrations.fields["sample"], -1))
@@ -51,7 +53,8 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
         rows,
         {
             "rollouts": rollouts.num_rows,
-            "removed": rollouts.num_rows - int(stay.sum()),
+            "not_valid": int((~valid).sum()),
+            "removed": int(valid.sum()) - int(stay.sum()),
             "demonstrations": int(come.sum()),
             "targets_missing": int(wanted.sum()) - int(come.sum()),
         },
@@ -59,14 +62,12 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
 
 
 def _dropped(rollouts: Rows, drops: Tensor, success: Tensor) -> Tensor:
-    """[R] which rollouts go: the first `drops` of each prompt, in the order failures first, later samples first."""
-    prompt, sample = rollouts.fields["prompt"], rollouts.fields["sample"]
-    order = (-sample).argsort(stable=True)
-    order = order[success[order].to(torch.int8).argsort(stable=True)]
-    order = order[prompt[order].argsort(stable=True)]
-    grouped = prompt[order]
-    first = torch.searchsorted(grouped, grouped)
-    rank = torch.arange(len(order)) - first
-    gone = torch.zeros(len(order), dtype=torch.bool)
+    """[R] which valid rollouts go: the first `drops` of each prompt, failures first, later samples first."""
+    order = rollouts.fields["valid"].nonzero()[:, 0]
+    for key in (-rollouts.fields["sample"], success.to(torch.int8), rollouts.fields["prompt"]):  # the last one leads
+        order = order[key[order].argsort(stable=True)]
+    grouped = rollouts.fields["prompt"][order]
+    rank = torch.arange(len(order)) - torch.searchsorted(grouped, grouped)
+    gone = torch.zeros(rollouts.num_rows, dtype=torch.bool)
     gone[order] = rank < drops[grouped]
     return gone

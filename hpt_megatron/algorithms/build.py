@@ -6,14 +6,16 @@ Each function reads the keys of one concern, so that what a key does is found by
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings
+from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings, row_scores
 from hpt_megatron.algorithms.credit.prefix_weight import weigh_prefix
 from hpt_megatron.algorithms.credit.whiten import whiten_advantage
 from hpt_megatron.algorithms.gates import (
     Gate,
     MinimumValid,
+    Mixed,
     Refill,
     RefillSettings,
     Spread,
@@ -21,17 +23,22 @@ from hpt_megatron.algorithms.gates import (
     TruncatedShare,
 )
 from hpt_megatron.algorithms.kl_control import Controller, KlSettings, make_controller
+from hpt_megatron.algorithms.normalize.streams import coefficients
+from hpt_megatron.algorithms.normalize.weights import global_weights, official_weights, paper_weights
 from hpt_megatron.algorithms.objective import entropy, kl, off_policy, sft, srft, value
 from hpt_megatron.algorithms.objective.correction import Correction
 from hpt_megatron.algorithms.objective.part import COMPONENTS, Component
 from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.algorithms.shaping import Overlong, treat_truncated
-from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.config.algorithm import POLICY_LOSSES, AlgorithmConfig
 from hpt_megatron.protocol.rows import Rows
 
 
 def credit(rows: Rows, algorithm: AlgorithmConfig) -> Credit:
-    """The credit of every token: the estimator, then whitening, then the weights of demonstration tokens."""
+    """The credit of every token: the estimator, then whitening, then the weights of demonstration tokens.
+
+    A row whose score is not a finite number counts as not valid: it gets 0 and moves no statistic.
+    """
     settings = CreditSettings(
         use_std=algorithm.grpo_use_std,
         include_demo=algorithm.adv_include_demo,
@@ -39,6 +46,9 @@ def credit(rows: Rows, algorithm: AlgorithmConfig) -> Credit:
         lam=algorithm.lam,
         pass_k=algorithm.pass_k,
     )
+    finite = torch.isfinite(row_scores(rows))
+    reward = torch.where(rows.per_token(finite), rows.tokens["reward"], 0.0)
+    rows = rows.with_tokens(reward=reward).with_fields(valid=rows.fields["valid"] & finite)
     earned = ESTIMATORS.get(algorithm.adv_estimator)(rows, settings)
     if algorithm.whiten_advantages:
         earned = whiten_advantage(rows, earned, settings)
@@ -60,6 +70,9 @@ def build_components(algorithm: AlgorithmConfig) -> list[Component]:
 
 
 def _policy_loss(algorithm: AlgorithmConfig) -> Component:
+    if algorithm.policy_loss not in POLICY_LOSSES:  # another package's: it reads its own settings
+        plugged: Component = COMPONENTS.get(algorithm.policy_loss)(algorithm)
+        return plugged
     correction = Correction(
         kind=algorithm.correction.kind,
         level=algorithm.correction.level,
@@ -91,6 +104,16 @@ def _off_policy(algorithm: AlgorithmConfig) -> Component:
     )
 
 
+def build_weights(
+    rows: Rows, algorithm: AlgorithmConfig, longest_response: int, micro_batch: Tensor, ranks: int
+) -> dict[str, Tensor]:
+    """The weight of every token in every component; `official` alone looks at micro-batches and ranks."""
+    chosen = coefficients(algorithm, longest_response)
+    if algorithm.normalize == "official":
+        return official_weights(rows, chosen, micro_batch, ranks)
+    return paper_weights(rows, chosen) if algorithm.normalize == "paper" else global_weights(rows, chosen)
+
+
 def build_controller(algorithm: AlgorithmConfig) -> Controller:
     """The controller of the KL penalty in the reward."""
     kl_ctrl = algorithm.kl_ctrl
@@ -114,6 +137,8 @@ def build_gates(algorithm: AlgorithmConfig) -> list[Gate]:
     """The gates that a group must pass to be trained on."""
     groups = algorithm.groups
     gates: list[Gate] = [MinimumValid(groups.min_valid), SuccessRate(groups.success_low, groups.success_high)]
+    if groups.mixed:
+        gates.append(Mixed())
     if groups.spread_above is not None:
         gates.append(Spread(groups.spread_above))
     if groups.truncated_at_most is not None:
@@ -137,7 +162,8 @@ def build_overlong(algorithm: AlgorithmConfig, longest_response: int) -> Overlon
     overlong = algorithm.overlong
     if overlong.factor == 0:
         return None
-    return Overlong(max_length=longest_response, buffer=overlong.buffer, factor=overlong.factor)
+    buffer = round(overlong.buffer_share * longest_response)
+    return Overlong(max_length=longest_response, buffer=buffer, factor=overlong.factor)
 
 
 def build_prefix(algorithm: AlgorithmConfig, seed: int) -> PrefixSettings:

@@ -5,7 +5,7 @@ unified view, each built from the same configuration that a run would use.
 """
 
 from dataclasses import dataclass
-from math import log
+from math import log, nan
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from hpt_megatron.algorithms.credit.estimator import Credit
 from hpt_megatron.algorithms.objective.part import COMPONENTS
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome
-from hpt_megatron.algorithms.unified import FourParts, Row, describe, gradient_weights
+from hpt_megatron.algorithms.unified import UNIFIED, FourParts, Row, describe, gradient_weights
 from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.protocol.rows import Rows
 
@@ -48,7 +48,13 @@ def explain(algorithm: AlgorithmConfig, n: int) -> Explanation:
     rollouts = n - algorithm.n_prefix if algorithm.n_prefix > 0 else n
     components = build_components(algorithm)
     cases = [_case(algorithm, components, rollouts, k) for k in range(rollouts + 1)]
-    return Explanation(rollouts, cases, [(part.name, kind_of(part), describe(kind_of(part))) for part in components])
+    parts = [(part.name, kind_of(part), parts_of(kind_of(part))) for part in components]
+    return Explanation(rollouts, cases, parts)
+
+
+def parts_of(kind: str) -> FourParts:
+    """The four parts of a component; another package's may not give them."""
+    return describe(kind) if kind in UNIFIED.names() else FourParts(*["not given"] * 5)
 
 
 def kind_of(component: Any) -> str:
@@ -85,7 +91,8 @@ def _case(algorithm: AlgorithmConfig, components: list[Any], n: int, k: int) -> 
 
 def _weights(components: list[Any], logp: float, columns: dict[str, float]) -> float:
     row = Row([logp], {name: [column] for name, column in columns.items()})
-    return sum(gradient_weights(kind_of(part), row, part)[0] for part in components)
+    known = [part for part in components if kind_of(part) in UNIFIED.names()]
+    return sum(gradient_weights(kind_of(part), row, part)[0] for part in known) if known else nan
 
 
 def _credit(algorithm: AlgorithmConfig, rollouts: int, k: int, demo: bool) -> Credit:

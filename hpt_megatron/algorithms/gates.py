@@ -85,8 +85,19 @@ class MinimumValid:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """0 < k < n: DAPO's dynamic sampling. What shaping adds to the scores of an all-right group does not admit it."""
+
+    name: ClassVar[str] = "mixed"
+
+    def admits(self, group: Group) -> bool:
+        """0 < k < n."""
+        return 0 < group.k < group.n
+
+
+@dataclass(frozen=True)
 class Spread:
-    """highest - lowest > above. With 0, DAPO's dynamic sampling: scores that are all equal are refused."""
+    """highest - lowest > above. With 0, scores that are all equal are refused; for graded scores."""
 
     above: float = 0.0
     name: ClassVar[str] = "spread"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hpt_megatron.cli.arguments import Parser
+from hpt_megatron.errors import UserError
 
 if TYPE_CHECKING:
     from hpt_megatron.algorithms.explain import Explanation
@@ -29,6 +30,9 @@ def run(arguments: list[str]) -> int:
     words = []
     for word in asked.overrides:
         group = next((name for name in ("algorithm", "experiment") if word in choices[name]), "")
+        if not group and "=" not in word:
+            known = ", ".join([*choices["algorithm"], *choices["experiment"]])
+            raise UserError(f"no algorithm or experiment {word}", where="hpt explain", mend=f"one of {known}")
         words.append(f"{group}={word}" if group else word)
     chosen = load_run(words, asked.config_dir)
 
@@ -63,6 +67,8 @@ def show(title: str, chosen: "RunConfig", explanation: "Explanation") -> None:
     )
     if algorithm.unify_strategy == "adaptive":
         print("The strategy remembers: this is a prompt seen for the first time, in a batch that does as it does.")
+    if algorithm.unify_strategy == "anneal":
+        print("The strategy follows a schedule: this is step 0.")
     for stream, kind, parts in explanation.components:
         print(f"\n{kind} (weights of the stream {stream})")
         for name, text in asdict(parts).items():

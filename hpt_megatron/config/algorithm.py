@@ -34,6 +34,7 @@ RESHAPES = (
     "p_div_p_0.5",
     "classic_reject_token",
 )
+KL_CONTROLLERS = ("fixed", "adaptive", "ppo_rule")
 KL_ESTIMATORS = ("k1", "k2", "k3", "low_var", "abs", "mse", "full")
 
 
@@ -41,7 +42,7 @@ KL_ESTIMATORS = ("k1", "k2", "k3", "low_var", "abs", "mse", "full")
 class KlControlConfig:
     """The penalty on leaving the reference, taken from the reward."""
 
-    type: Literal["fixed", "adaptive", "ppo_rule"]
+    type: Name
     kl_coef: float
     target_kl: float
     horizon: int
@@ -113,7 +114,7 @@ class CorrectionConfig:
 class OverlongConfig:
     """The penalty on responses that come near the longest one."""
 
-    buffer: int
+    buffer_share: float
     factor: float
 
 
@@ -122,6 +123,7 @@ class GroupsConfig:
     """Which groups are trained on at all, and how often others are drawn for those that are not."""
 
     min_valid: Count
+    mixed: bool
     spread_above: float | None
     success_low: float
     success_high: float
@@ -176,6 +178,7 @@ class AlgorithmConfig:
     use_off_policy_probs: bool
     off_policy_max_clip: float | None
     off_policy_min_clip: float | None
+    value_coef: float
     value_clip: float | None
     entropy_coeff: float
     entropy_on_demo: bool

@@ -6,7 +6,8 @@
     sequence    w_t / (tokens of the row * #rows)          rows weigh the same
     constant    w_t / (L * #rows)                          as Dr. GRPO: no length bias
 
-so that nothing depends on micro-batches, packing, row order or the number of devices.
+so that nothing depends on micro-batches, packing, row order or the number of devices. RL on rollouts and RL on
+demonstrations are one component here: a token counts the same in either, as in LUFFY.
 
 `paper`: per prompt of B, alpha L_RL + beta L_SFT with L_RL a sum over the tokens of n rollouts divided by n, and L_SFT
 the mean over the target's tokens: rl w_t / (n B), off and sft w_t / (tokens of the row * B); the rest as `global` by
@@ -19,7 +20,6 @@ demonstration; that is what it repeats. L is the padded response length.
     rl, off  w_t / (W L)      sft  w_t / (W #demonstration tokens of the micro-batch)      entropy: over all its tokens
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -34,15 +34,19 @@ Agg = Literal["token", "sequence", "constant"]
 
 def global_weights(rows: Rows, coefficients: Coefficients) -> Weights:
     """Each component over its own count."""
+    raw = streams(rows, coefficients)
+    both = (raw["rl"] != 0) | (raw["off"] != 0)
     return {
-        name: over(rows, weight, coefficients.loss_agg, coefficients.length)
-        for name, weight in streams(rows, coefficients).items()
+        name: over(
+            rows, weight, both if name in ("rl", "off") else weight != 0, coefficients.loss_agg, coefficients.length
+        )
+        for name, weight in raw.items()
     }
 
 
-def over(rows: Rows, weight: Tensor, agg: Agg, length: int) -> Tensor:
-    """One component's weights over its own count of tokens, of tokens and rows, or of a constant and rows."""
-    used = (weight != 0).to(torch.float64)
+def over(rows: Rows, weight: Tensor, counted: Tensor, agg: Agg, length: int) -> Tensor:
+    """Weights over the count of tokens, of tokens and rows, or of a constant and rows, among the counted tokens."""
+    used = counted.to(torch.float64)
     if agg == "token":
         return divided(weight, used.sum())
     per_row = rows.row_sum(used)
@@ -62,7 +66,7 @@ def paper_weights(rows: Rows, coefficients: Coefficients) -> Weights:
         "off": divided(raw["off"], rows.per_token(per_row["off"]) * total),
         "sft": divided(raw["sft"], rows.per_token(per_row["sft"]) * total),
     }
-    return {name: over(rows, weight, "token", 1) for name, weight in raw.items()} | exact
+    return {name: over(rows, weight, weight != 0, "token", 1) for name, weight in raw.items()} | exact
 
 
 def official_weights(rows: Rows, coefficients: Coefficients, micro_batch: Tensor, ranks: int) -> Weights:
@@ -84,10 +88,3 @@ def official_weights(rows: Rows, coefficients: Coefficients, micro_batch: Tensor
 def divided(weight: Tensor, count: Tensor) -> Tensor:
     """weight / count in float64, and 0 where the weight is 0, so that an empty component stays an exact 0."""
     return torch.where(weight != 0, weight.to(torch.float64) / count.clamp(min=1), 0.0).to(torch.float32)
-
-
-NORMALIZERS: dict[str, Callable[..., Weights]] = {
-    "global": global_weights,
-    "paper": paper_weights,
-    "official": official_weights,
-}

@@ -12,14 +12,17 @@ weight: with q the prompt's running estimate (the batch's, when the prompt is ne
 
 A prompt starts to explore at chance >= 3/4 and goes back to imitation below 1/4; in between it stays what it was (a new
 prompt: explore from 1/2). So a lucky rollout does not flip it to and fro. While it explores below 3/4 its target is
-imitated beside the rollouts, with weight (3/4 - chance) / (3/4 - 1/4): switch and soft in one.
+imitated beside the rollouts, with weight (3/4 - chance) / (3/4 - 1/4): switch and soft in one. A group without a single
+success imitates in either mode, for its rollouts have nothing to tell apart.
 
-Example (n = 8, prior 4, one prompt over five steps):
+Example (n = 8, prior 4, one prompt over seven steps):
     k = 0 -> p 0.000, chance 0.00: imitate
     k = 1 -> p 0.083, chance 0.50: still imitate
     k = 3 -> p 0.278, chance 0.93: explore
-    k = 0 -> p 0.093, chance 0.54: still explore, with imitation at 0.42 beside it
-    k = 0 -> p 0.031, chance 0.22: imitate again
+    k = 1 -> p 0.176, chance 0.79: explore
+    k = 1 -> p 0.142, chance 0.71: still explore, with imitation at 0.09 beside it
+    k = 0 -> p 0.047, chance 0.32: nothing to learn from these rollouts: imitate, and stay ready to explore
+    k = 0 -> p 0.016, chance 0.12: imitate
 """
 
 import math
@@ -51,7 +54,7 @@ class Adaptive:
         mean = math.fsum(outcome.k / outcome.n for outcome in outcomes) / len(outcomes)  # exact in any order
         known = mean if self.batch is None else self.batch
         self.batch = (1 - self.rate) * known + self.rate * mean
-        for outcome in outcomes:
+        for outcome in together(outcomes):
             before = self.estimates.get(outcome.prompt, known)
             self.estimates[outcome.prompt] = (outcome.k + self.prior * before) / (outcome.n + self.prior)
             chance = self.chance(outcome)
@@ -64,7 +67,7 @@ class Adaptive:
 
     def decide(self, outcome: Outcome) -> Decision:
         """Imitate, or explore with as much imitation as the chance leaves room for."""
-        if not self.exploring[outcome.prompt]:
+        if not self.exploring[outcome.prompt] or (outcome.k == 0 and outcome.has_target):
             return Decision(self.imitation, drop=ALL, demo=True, arm="imitate")
         short = min(max((self.high - self.chance(outcome)) / (self.high - self.low), 0.0), 1.0)
         if not short or not outcome.has_target:
@@ -80,3 +83,12 @@ class Adaptive:
         """Takes them back."""
         self.batch = state["batch"]
         self.estimates, self.exploring = dict(state["estimates"]), dict(state["exploring"])
+
+
+def together(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome per prompt, so that a prompt drawn twice in a step counts once, in any order."""
+    sums: dict[str, list[int]] = {}
+    for outcome in outcomes:
+        n, k = sums.setdefault(outcome.prompt, [0, 0])
+        sums[outcome.prompt] = [n + outcome.n, k + outcome.k]
+    return [Outcome(n, k, prompt=prompt) for prompt, (n, k) in sums.items()]

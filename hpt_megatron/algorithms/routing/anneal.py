@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpt_megatron.algorithms.routing.decision import EXPLORE, Decision, Mix, Outcome
+from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Mix, Outcome
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Anneal:
     end: float = 0.0
     steps: int = 100
     shape: Literal["linear", "cosine"] = "linear"
+    imitation: Mix = IMITATE
     share: float = 1.0
 
     def observe(self, outcomes: Sequence[Outcome], step: int) -> None:
@@ -34,7 +35,7 @@ class Anneal:
         """The share of this step; a prompt without a target explores with full weight."""
         if self.share <= 0 or not outcome.has_target:
             return Decision(EXPLORE)
-        mix = Mix(1 - self.share, 0.0, self.share)
+        mix = Mix(1 - self.share, self.imitation.off * self.share, self.imitation.sft * self.share)
         return Decision(mix, drop=outcome.n if self.share >= 1 else 0, demo=True, arm="blend" if mix.on else "imitate")
 
     def state_dict(self) -> dict[str, Any]:

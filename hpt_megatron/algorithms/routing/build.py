@@ -27,7 +27,7 @@ def build_strategy(algorithm: AlgorithmConfig) -> Strategy:
 
 
 def _imitation(algorithm: AlgorithmConfig) -> Mix:
-    return DEMONSTRATIONS.get(algorithm.offline_loss_type)
+    return DEMONSTRATIONS[algorithm.offline_loss_type]
 
 
 @STRATEGIES.add("switch")
@@ -63,4 +63,4 @@ def _adaptive(algorithm: AlgorithmConfig) -> Strategy:
 @STRATEGIES.add("anneal")
 def _anneal(algorithm: AlgorithmConfig) -> Strategy:
     anneal = algorithm.anneal
-    return Anneal(anneal.start, anneal.end, anneal.steps, anneal.shape)
+    return Anneal(anneal.start, anneal.end, anneal.steps, anneal.shape, _imitation(algorithm))

@@ -43,11 +43,10 @@ EXPLORE, OFF_POLICY, IMITATE = Mix(1.0, 0.0, 0.0), Mix(0.0, 1.0, 0.0), Mix(0.0, 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a prompt: its weights, how many rollouts go and come, whether its target becomes a row."""
+    """What is done with a prompt: its weights, how many rollouts go, whether its target becomes a row."""
 
     mix: Mix
     drop: int = 0
-    add: int = 0
     demo: bool = False
     arm: str = "explore"  # explore, imitate, off_policy, blend, skipped: what the records call it
 

@@ -4,8 +4,9 @@ A table holds one mix per success count 0 ... m. For another number of rollouts 
 rate, between its points linearly.
 
 The three published tables count the demonstration as a success: their entry 1 means that no rollout succeeded, and
-entry 0 that the demonstration failed too. `count_includes_demo` does the same (m = n + 1). By default only rollouts
-count, and such a table is read from its entry 1 on.
+entry 0 that the demonstration failed too. `count_includes_demo` reads any table so: from entry 1 on where the
+demonstration is right, up to the last but one where it is wrong. By default only rollouts count, and a published table
+is read from its entry 1 on.
 
 Example: with the table `published_0` and 7 rollouts of which 2 succeed, rollouts weigh 0.25, RL on the target 1 and
 imitation 0.25.
@@ -37,10 +38,10 @@ class Soft(Stateless):
 
     def decide(self, outcome: Outcome) -> Decision:
         """The mix at the prompt's success rate."""
+        table = self.table[1:] if self.shifted else self.table
         if self.count_includes_demo:
-            mix = at_rate(self.table, outcome.k + outcome.demo_right, outcome.n + 1)
-        else:
-            mix = at_rate(self.table[1:] if self.shifted else self.table, outcome.k, outcome.n)
+            table = self.table[1:] if outcome.demo_right else self.table[:-1]
+        mix = at_rate(table, outcome.k, outcome.n)
         drop = outcome.n if mix.on == 0 else 0
         demo = mix.off > 0 or mix.sft > 0
         return Decision(mix, drop=drop, demo=demo, arm="explore" if not demo else "blend" if mix.on else "imitate")

@@ -4,6 +4,8 @@
     gate < k <= gate_off   off-policy: the same rows, but RL on the target instead of imitation
     otherwise              explore: all rollouts stay, nothing is added
 
+With `remove` below n that many rollouts go and the others stay beside the target.
+
 A gate is a count of successes; given as a rate r it is floor(r * n), so that it follows n when a rollout is lost to a
 failure of ours. -1 (or a negative rate) never imitates; a gate of n or more always does.
 
@@ -32,10 +34,15 @@ class Switch(Stateless):
     def decide(self, outcome: Outcome) -> Decision:
         """The arm of one prompt."""
         if outcome.k <= threshold(self.gate, self.gate_rate, outcome.n):
-            return Decision(self.imitation, drop=self.remove, demo=True, arm="imitate")
+            return self._demonstration(self.imitation, outcome.n, "imitate")
         if outcome.k <= threshold(self.gate_off, self.gate_off_rate, outcome.n):
-            return Decision(OFF_POLICY, drop=self.remove, demo=True, arm="off_policy")
+            return self._demonstration(OFF_POLICY, outcome.n, "off_policy")
         return Decision(EXPLORE)
+
+    def _demonstration(self, mix: Mix, n: int, arm: str) -> Decision:
+        if self.remove < n:  # some rollouts stay beside the demonstration
+            return Decision(Mix(1.0, mix.off, mix.sft), drop=self.remove, demo=True, arm="blend")
+        return Decision(mix, drop=n, demo=True, arm=arm)
 
 
 def threshold(count: int, rate: float | None, n: int) -> int:

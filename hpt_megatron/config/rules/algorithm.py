@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from hpt_megatron.config.algorithm import ADV_ESTIMATORS, KL_ESTIMATORS, POLICY_LOSSES, RESHAPES, STRATEGIES
+from hpt_megatron.config.algorithm import (
+    ADV_ESTIMATORS,
+    KL_CONTROLLERS,
+    KL_ESTIMATORS,
+    POLICY_LOSSES,
+    RESHAPES,
+    STRATEGIES,
+    AlgorithmConfig,
+)
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.registry import plugged
@@ -14,7 +22,7 @@ NEEDS_GROUP = ("grpo", "grpo_split", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k
 OFF_POLICY = ("off_policy", "off_sft", "switch_off_sft", "srft")
 ENTROPY_USUAL = 0.01
 GSPO_USUAL = 0.01
-LAST_VERSION, FIRST_PLUGIN = 9, 100
+LAST_VERSION, FIRST_PLUGIN, RETRIEVAL = 9, 100, 7
 
 
 def check_names(run: RunConfig) -> Iterator[Problem]:
@@ -26,7 +34,8 @@ def check_names(run: RunConfig) -> Iterator[Problem]:
         ("algorithm.policy_loss", algorithm.policy_loss, POLICY_LOSSES, "hpt_megatron.components"),
         ("algorithm.off_policy_reshape", algorithm.off_policy_reshape, RESHAPES, "hpt_megatron.reshapes"),
         ("algorithm.kl_loss_type", algorithm.kl_loss_type, KL_ESTIMATORS, "hpt_megatron.kl"),
-        ("algorithm.kl_ctrl.estimator", algorithm.kl_ctrl.estimator, KL_ESTIMATORS, "hpt_megatron.kl"),
+        ("algorithm.kl_ctrl.estimator", algorithm.kl_ctrl.estimator, KL_ESTIMATORS[:-1], "hpt_megatron.kl"),
+        ("algorithm.kl_ctrl.type", algorithm.kl_ctrl.type, KL_CONTROLLERS, "hpt_megatron.kl_controllers"),
     ):
         known = [*ours, *plugged(group)]
         if name not in known:
@@ -94,15 +103,28 @@ def check_strategies(run: RunConfig) -> Iterator[Problem]:
 def check_prefix(run: RunConfig) -> Iterator[Problem]:
     """Rows set aside for demonstrations belong to `no`, and leave rollouts to compare with."""
     algorithm, n = run.algorithm, run.rollout.n
-    if algorithm.n_prefix < -1:
-        yield Problem("algorithm.n_prefix", algorithm.n_prefix, "is a number of rows", "0, 1, or -1 for every row")
-    elif algorithm.n_prefix != 0 and algorithm.unify_strategy != "no":
+    prefix = algorithm.prefix
+    if algorithm.n_prefix == 0:
+        return
+    if algorithm.unify_strategy != "no":
         why = f"{algorithm.unify_strategy} adds demonstrations by itself"
         yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "0, or unify_strategy=no")
-    elif algorithm.n_prefix >= n:
+    elif algorithm.n_prefix != 1 or (prefix.min_ratio, prefix.max_ratio) != (1.0, 1.0):
+        why = "rows that go on from a part of their target arrive with the rollouts; one whole demonstration works"
+        yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "1, with prefix.min_ratio and max_ratio 1.0")
+    elif prefix.strategy not in ("random", "fixed"):
+        why = "schedules shrink the prefix, and n_prefix asks for the whole target"
+        yield Problem("algorithm.prefix.strategy", prefix.strategy, why, "random or fixed")
+    elif n < 2:
         yield Problem(
-            "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", f"at most {n - 1}"
+            "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", "rollout.n of 2"
         )
+
+
+def trains_off_policy(algorithm: AlgorithmConfig) -> bool:
+    """Whether any demonstration is trained by RL."""
+    middle = algorithm.unify_strategy == "switch" and algorithm.switch_gate_off > algorithm.switch_gate
+    return middle or algorithm.unify_strategy == "soft" or algorithm.offline_loss_type in OFF_POLICY
 
 
 def check_group_size(run: RunConfig) -> Iterator[Problem]:
@@ -169,7 +191,7 @@ def check_kl(run: RunConfig) -> Iterator[Problem]:
             why = f"{kl_ctrl.type} multiplies it, and 0 stays 0"
             yield Problem("algorithm.kl_ctrl.kl_coef", 0.0, why, "0.05, for example")
     if kl_ctrl.type == "adaptive" and kl_ctrl.horizon < 1:
-        yield Problem("algorithm.kl_ctrl.horizon", kl_ctrl.horizon, "must be at least 1 step", "10000")
+        yield Problem("algorithm.kl_ctrl.horizon", kl_ctrl.horizon, "must be at least 1 row", "10000")
 
 
 def check_kl_bounds(run: RunConfig) -> Iterator[Problem]:
@@ -190,7 +212,7 @@ def check_kl_bounds(run: RunConfig) -> Iterator[Problem]:
 def check_ranges(run: RunConfig) -> Iterator[Problem]:
     """Clips, corrections, discounts, prefixes, gates on groups and shaping describe ranges that exist."""
     algorithm, correction, prefix = run.algorithm, run.algorithm.correction, run.algorithm.prefix
-    groups, overlong, longest = run.algorithm.groups, run.algorithm.overlong, run.data.max_response_length
+    groups, overlong = run.algorithm.groups, run.algorithm.overlong
     rollouts = run.rollouts_per_prompt
     ranges = {
         "clip_ratio_low": (0 <= algorithm.clip_ratio_low <= 1, algorithm.clip_ratio_low, "0 to 1"),
@@ -212,7 +234,13 @@ def check_ranges(run: RunConfig) -> Iterator[Problem]:
             "0 <= success_low <= success_high <= 1",
         ),
         "groups.min_valid": (groups.min_valid <= rollouts, groups.min_valid, f"at most the {rollouts} rollouts"),
-        "overlong.buffer": (0 <= overlong.buffer <= longest, overlong.buffer, f"0 to max_response_length {longest}"),
+        "overlong.buffer_share": (0 <= overlong.buffer_share <= 1, overlong.buffer_share, "0 to 1"),
+        "groups.truncated_at_most": (
+            groups.truncated_at_most is None or 0 <= groups.truncated_at_most <= 1,
+            groups.truncated_at_most,
+            "0 to 1, or null",
+        ),
+        "value_coef": (algorithm.value_coef >= 0, algorithm.value_coef, "0 or more"),
         "overlong.factor": (overlong.factor >= 0, overlong.factor, "0 or more"),
     }
     for key, (holds, value, right) in ranges.items():
@@ -226,15 +254,21 @@ def check_sequence_clip(run: RunConfig) -> Iterator[Problem]:
     if algorithm.policy_loss == "gspo" and algorithm.clip_ratio_high > GSPO_USUAL:
         why = "gspo clips the ratio of whole rows, which hardly ever moves that far: nothing would be clipped"
         yield Problem("algorithm.clip_ratio_high", algorithm.clip_ratio_high, why, "0.0004, low 0.0003", "warning")
+    if algorithm.policy_loss == "cispo" and algorithm.clip_ratio_high < 1:
+        why = "cispo bounds the weight of a token, not its update; so tight a bound takes away what it is for"
+        yield Problem("algorithm.clip_ratio_high", algorithm.clip_ratio_high, why, "4.0, low 1.0", "warning")
 
 
 def check_unused_by_loss(run: RunConfig) -> Iterator[Problem]:
     """Settings that the chosen loss does not read."""
     algorithm = run.algorithm
-    if algorithm.off_policy_reshape != "no_reshape" and algorithm.offline_loss_type not in OFF_POLICY:
-        why = f"offline_loss_type {algorithm.offline_loss_type} has no off-policy part to shape"
+    if algorithm.off_policy_reshape != "no_reshape" and not trains_off_policy(algorithm):
+        why = "no demonstration is trained by RL here, so there is nothing to shape"
         path = "algorithm.off_policy_reshape"
         yield Problem(path, algorithm.off_policy_reshape, why, "no_reshape", "warning")
+    if algorithm.loss_agg != "token" and algorithm.normalize != "global":
+        why = f"normalize is {algorithm.normalize}, which has denominators of its own"
+        yield Problem("algorithm.loss_agg", algorithm.loss_agg, why, "token, or normalize=global", "warning")
     if (algorithm.policy_loss == "srft_rl") != (algorithm.offline_loss_type == "srft"):
         why = f"offline_loss_type is {algorithm.offline_loss_type}; srft weighs both of its parts by the row's entropy"
         yield Problem(
@@ -248,8 +282,8 @@ def check_official_arithmetic(run: RunConfig) -> Iterator[Problem]:
     if algorithm.off_policy_loss_impl == "seq" and algorithm.normalize == "official":
         why = "the released code's sequence form cannot run, so there is nothing to repeat"
         yield Problem("algorithm.off_policy_loss_impl", "seq", why, "token, or normalize=global")
-    if algorithm.off_policy_loss_impl == "seq" and algorithm.offline_loss_type not in OFF_POLICY:
-        why = f"offline_loss_type {algorithm.offline_loss_type} has no off-policy part"
+    if algorithm.off_policy_loss_impl == "seq" and not trains_off_policy(algorithm):
+        why = "no demonstration is trained by RL here"
         yield Problem("algorithm.off_policy_loss_impl", "seq", why, "token", "warning")
 
 
@@ -264,6 +298,9 @@ def check_std(run: RunConfig) -> Iterator[Problem]:
 def check_reward_version(run: RunConfig) -> Iterator[Problem]:
     """Rewards are numbered 0 to 9; plug-ins start at 100."""
     version = run.reward.reward_impl_version
+    if version == RETRIEVAL and any(success.component == "accuracy" for success in run.algorithm.success):
+        right = "reward=rag, or algorithm.success=[{component: score, op: '>', value: 0.1}]"
+        yield Problem("algorithm.success", "accuracy", "reward 7 is a score and gives no accuracy", right, "warning")
     if not 0 <= version <= LAST_VERSION and version < FIRST_PLUGIN:
         right = f"0 to {LAST_VERSION} (7 scores retrieval), or {FIRST_PLUGIN} and above for a plug-in"
         yield Problem("reward.reward_impl_version", version, "no such reward", right)

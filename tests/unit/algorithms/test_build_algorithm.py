@@ -50,6 +50,28 @@ def test_credit_is_estimated_then_whitened_then_weighed():
     assert white.std().item() == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_score_that_is_no_number_moves_no_statistic_and_gets_nothing():
+    for broken in (float("nan"), float("inf")):
+        advantage = build.credit(group([1.0, broken, 0.0]), algorithm("algorithm.whiten_advantages=true")).advantage
+        assert torch.isfinite(advantage).all()
+        assert advantage[1] == 0
+    assert build.credit(group([1.0, float("nan"), 0.0]), algorithm()).advantage.tolist() == [0.5, 0.0, -0.5]
+
+
+def test_the_weights_follow_the_normalisation_and_the_critic_learns():
+    rows = group([1.0, 0.0]).with_fields(mix_on=torch.ones(2), mix_off=torch.zeros(2), mix_sft=torch.zeros(2))
+    micro = torch.zeros(2, dtype=torch.int64)
+
+    def weights(*overrides):
+        return build.build_weights(rows, algorithm(*overrides), 8, micro, 1)
+
+    assert weights()["rl"].tolist() == [0.5, 0.5]
+    assert weights("algorithm.normalize=official")["rl"].tolist() == [0.125, 0.125]
+    assert weights("algorithm.normalize=paper")["rl"].tolist() == [0.5, 0.5]
+    assert weights("algorithm.adv_estimator=gae", "algorithm.value_coef=0.5")["value"].tolist() == [0.25, 0.25]
+    assert weights()["value"].tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "kinds"),
     [
@@ -93,9 +115,9 @@ def test_controller_gates_prefix_and_overlong_take_their_keys():
     controller.observe(100.0, 1)
     assert controller.coefficient == 0.15, "doubled, and held at its bound"
     gates = build.build_gates(algorithm("algorithm=dapo"))
-    assert [gate.name for gate in gates] == ["minimum_valid", "success_rate", "spread"]
+    assert [gate.name for gate in gates] == ["minimum_valid", "success_rate", "mixed"]
     overlong = build.build_overlong(algorithm("algorithm=dapo"), 32)
-    assert (overlong.max_length, overlong.buffer, overlong.factor) == (32, 16, 1.0)
+    assert (overlong.max_length, overlong.buffer, overlong.factor) == (32, 6, 1.0)
     assert build.build_overlong(algorithm(), 32) is None
     prefix = build.build_prefix(algorithm("algorithm=luffy"), seed=3)
     assert (prefix.n_prefix, prefix.min_ratio, prefix.max_ratio, prefix.seed) == (1, 1.0, 1.0, 3)

@@ -57,6 +57,15 @@ def test_global_is_the_released_token_mean_where_that_is_defined():
     )
 
 
+def test_rl_on_rollouts_and_on_demonstrations_share_one_count():
+    """LUFFY's token mean over both kinds, as worked out for the shape p / (p + 0.1)."""
+    rows = batch([3, 4, 2], [False, False, True], [[1.0, 1.0, 0.0]] * 3, [0, 0, 0])
+    weights = global_weights(rows, Coefficients())
+    shaped = torch.tensor([0.0] * 7 + [-0.5, -0.8], dtype=torch.float64)
+    loss = total(weights["rl"], rows, RL) + total(weights["off"], rows, shaped)
+    assert loss == pytest.approx(-0.25416667, abs=1e-7)
+
+
 TRAP = batch([100, 900], [True, True])  # two demonstrations whose losses per token are 1 and 3
 LOSSES = torch.cat([torch.ones(100), torch.full((900,), 3.0)])
 

@@ -97,7 +97,6 @@ def test_01_all_rollouts_of_a_prompt_that_imitates_go_whatever_their_number():
         assert rows.fields["prompt"].tolist() == [0] + [1] * n
 
 
-@pytest.mark.xfail(strict=True, reason="rollouts that stay with a prompt that imitates weigh 0 and are then left out")
 def test_01_a_removal_number_below_n_leaves_the_other_rollouts():
     rows, decisions = step(algorithm("algorithm.on_remove_num=3"), [0], 8)
     assert decisions[0].drop == 3

@@ -112,7 +112,13 @@ def test_switch_makes_the_published_rows(gates, on, off, weights):
     assert (int((~is_demo).sum()), int(is_demo.sum())) == (on, off)
     mixes = [tuple(made.rows.fields[f"mix_{key}"][is_demo].tolist()) for key in ("on", "off", "sft")]
     assert list(zip(*mixes, strict=True)) == [(mix.on, mix.off, mix.sft) for mix in weights]
-    assert made.counts == {"rollouts": 32, "removed": 32 - on, "demonstrations": off, "targets_missing": 0}
+    assert made.counts == {
+        "rollouts": 32,
+        "not_valid": 0,
+        "removed": 32 - on,
+        "demonstrations": off,
+        "targets_missing": 0,
+    }
 
 
 def test_rows_stand_by_prompt_and_sample_with_the_demonstration_last():
@@ -134,6 +140,23 @@ def test_partial_removal_takes_failures_first_and_later_ones_first():
         for drop in range(6)
     ]
     assert left == [[0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 3], [1, 3], [1], []]
+
+
+def test_a_removal_number_below_n_leaves_the_others_in_training():
+    rows, success = rollouts([[0] * 8])
+    decisions = route(Switch(remove=3), [Outcome(8, 0)], 0).decisions
+    made = assemble(rows, demonstrations([0]), decisions, success)
+    assert made.counts["removed"] == 3
+    assert made.rows.fields["off"].tolist() == [False] * 5 + [True]
+    assert made.rows.fields["mix_on"].tolist() == [1.0] * 6
+
+
+def test_rollouts_that_are_not_valid_are_not_trained_and_not_counted_as_removed():
+    rows, success = rollouts([[1, 0, 0, 0]])
+    rows = rows.with_fields(valid=torch.tensor([True, False, True, False]))
+    made = assemble(rows, demonstrations([]), [Decision(EXPLORE, drop=1)], success)
+    assert made.rows.fields["sample"].tolist() == [0]
+    assert (made.counts["not_valid"], made.counts["removed"]) == (2, 1)
 
 
 def test_an_empty_target_never_becomes_a_row():

@@ -52,8 +52,10 @@ def test_a_gate_given_as_a_rate_is_the_largest_count_within_it(n, rate):
         assert (decide(strategy, n, k).arm == SFT) == (k <= rate * n + 1e-9)
 
 
-def test_partial_removal_takes_as_many_as_it_says():
-    assert decide(Switch(remove=3), 8, 0).drop == 3
+def test_partial_removal_leaves_the_other_rollouts_beside_the_target():
+    decision = decide(Switch(remove=3), 8, 0)
+    assert (decision.drop, decision.mix, decision.demo) == (3, Mix(1.0, 0.0, 1.0), True)
+    assert decide(Switch(remove=8), 8, 0).mix == IMITATE
 
 
 def test_a_prompt_without_a_target_never_imitates_and_is_counted():
@@ -100,6 +102,16 @@ def test_soft_reads_entry_zero_only_when_the_demonstration_fails_too():
     assert decide(Soft(table, count_includes_demo=True), 7, 0, demo_right=False).mix == Mix(1.0, 1.0, 1.0)
 
 
+@given(n=st.integers(1, 64))
+def test_counting_the_demonstration_means_the_same_for_any_number_of_rollouts(n):
+    """No success of a rollout and a right demonstration is imitation alone, whatever n is; a wrong one is entry 0."""
+    table, _ = soft_table("published_0")
+    counting = Soft(table, count_includes_demo=True)
+    assert decide(counting, n, 0).mix == IMITATE
+    assert decide(counting, n, n).mix == EXPLORE
+    assert decide(counting, n, 0, demo_right=False).mix == Mix(1.0, 1.0, 1.0)
+
+
 def test_the_other_published_tables_differ_where_they_are_published_to():
     rows = {name: [(mix.on, mix.off, mix.sft) for mix in table] for name, table in PUBLISHED.items()}
     assert rows["published_1"][1:4] == [(0, 1, 1), (0.125, 1, 0.5), (0.25, 1, 0.25)]
@@ -129,9 +141,9 @@ def test_a_table_of_ones_own_and_an_unknown_name():
 
 def test_plain_never_reads_a_target_unless_a_row_is_set_aside_for_it():
     assert {decide(Plain(), 8, k).arm for k in range(9)} == {KEEP}
-    luffy = Plain(n_prefix=1, demonstration=DEMONSTRATIONS.get("off_policy"))
+    luffy = Plain(n_prefix=1, demonstration=DEMONSTRATIONS["off_policy"])
     assert {decide(luffy, 7, k).mix for k in range(8)} == {Mix(1.0, 1.0, 0.0)}
-    srft = Plain(n_prefix=1, demonstration=DEMONSTRATIONS.get("srft"))
+    srft = Plain(n_prefix=1, demonstration=DEMONSTRATIONS["srft"])
     assert decide(srft, 7, 3).mix == Mix(1.0, 1.0, 1.0)
     assert decide(luffy, 7, 3, has_target=False).mix == EXPLORE
 
@@ -139,28 +151,49 @@ def test_plain_never_reads_a_target_unless_a_row_is_set_aside_for_it():
 def test_adaptive_follows_its_worked_example():
     strategy = Adaptive()
     seen = []
-    for step, k in enumerate([0, 1, 3, 0, 0]):
+    for step, k in enumerate([0, 1, 3, 1, 1, 0, 0]):
         decision = route(strategy, [Outcome(8, k, prompt="a")], step).decisions[0]
         estimate, chance = strategy.estimates["a"], strategy.chance(Outcome(8, k, prompt="a"))
-        seen.append((round(estimate, 3), round(chance, 2), decision.arm, round(decision.mix.sft, 2)))
+        mode = strategy.exploring["a"]
+        seen.append((round(estimate, 3), round(chance, 2), decision.arm, round(decision.mix.sft, 2), mode))
     assert seen == [
-        (0.0, 0.0, "imitate", 1.0),
-        (0.083, 0.5, "imitate", 1.0),
-        (0.278, 0.93, "explore", 0.0),
-        (0.093, 0.54, "blend", 0.42),
-        (0.031, 0.22, "imitate", 1.0),
+        (0.0, 0.0, "imitate", 1.0, False),
+        (0.083, 0.5, "imitate", 1.0, False),
+        (0.278, 0.93, "explore", 0.0, True),
+        (0.176, 0.79, "explore", 0.0, True),
+        (0.142, 0.71, "blend", 0.09, True),
+        (0.047, 0.32, "imitate", 1.0, True),
+        (0.016, 0.12, "imitate", 1.0, False),
     ]
 
 
 def test_adaptive_does_not_flip_where_a_fixed_gate_does():
-    """One success in every second step: gate 0 changes its mind each time, hysteresis settles on one mode."""
-    strategy, arms, fixed = Adaptive(), [], []
+    """One and two successes in turn: gate 1 changes its mind each time, hysteresis settles on one mode."""
+    strategy, modes, fixed = Adaptive(), [], []
     for step in range(40):
-        outcome = Outcome(8, step % 2, prompt="a")
-        arms.append(route(strategy, [outcome], step).decisions[0].arm)
-        fixed.append(decide(Switch(), 8, outcome.k).arm)
+        outcome = Outcome(8, 1 + step % 2, prompt="a")
+        modes.append(route(strategy, [outcome], step).decisions[0].arm == "imitate")
+        fixed.append(decide(Switch(1, 1), 8, outcome.k).arm)
     assert sum(a != b for a, b in itertools.pairwise(fixed)) == 39
-    assert sum(a != b for a, b in itertools.pairwise(arms[10:])) == 0
+    assert sum(a != b for a, b in itertools.pairwise(modes[10:])) == 0
+
+
+def test_a_group_without_a_success_imitates_in_either_mode():
+    """Its rollouts have nothing to tell apart, however well the prompt did before."""
+    strategy = Adaptive()
+    for step in range(10):
+        route(strategy, [Outcome(8, 8, prompt="a")], step)
+    assert route(strategy, [Outcome(8, 0, prompt="a")], 10).decisions[0].mix == IMITATE
+    assert strategy.exploring["a"], "one failed group is no reason to change the mode"
+    assert route(strategy, [Outcome(8, 0, has_target=False, prompt="b")], 11).without_target <= 1
+
+
+def test_a_prompt_drawn_twice_in_a_step_counts_once_in_any_order():
+    pair = [Outcome(8, 0, prompt="a"), Outcome(8, 8, prompt="a")]
+    one, two = Adaptive(), Adaptive()
+    route(one, pair, 0)
+    route(two, pair[::-1], 0)
+    assert one.estimates == two.estimates
 
 
 def test_adaptive_leaves_imitation_as_the_model_learns_and_returns_when_it_forgets():
@@ -174,14 +207,14 @@ def test_adaptive_leaves_imitation_as_the_model_learns_and_returns_when_it_forge
 
 
 def test_the_batch_speaks_for_a_prompt_that_was_not_seen_before():
-    """The same single failure: imitated in a batch that fails, explored in one that succeeds."""
+    """The same single success: imitated beside exploring in a batch that fails, explored alone in one that succeeds."""
     arms = {}
     for level in (0, 8):
         strategy = Adaptive()
         for step in range(20):
             route(strategy, [Outcome(8, level, prompt=str(i)) for i in range(8)], step)
-        arms[level] = route(strategy, [Outcome(8, 0, prompt="new")], 20).decisions[0].arm
-    assert arms == {0: "imitate", 8: "explore"}
+        arms[level] = route(strategy, [Outcome(8, 1, prompt="new")], 20).decisions[0].arm
+    assert arms == {0: "blend", 8: "explore"}
 
 
 @given(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 16)), min_size=1, max_size=8), st.randoms())
@@ -211,6 +244,11 @@ def test_anneal_lets_imitation_fall_on_its_schedule():
         0.5,
         0,
     ]
+
+
+def test_anneal_trains_the_target_as_offline_loss_type_says():
+    strategy = Anneal(steps=100, imitation=DEMONSTRATIONS["off_policy"])
+    assert route(strategy, [Outcome(8, 4)], 25).decisions[0].mix == Mix(0.25, 0.75, 0.0)
 
 
 STRATEGIES = [
