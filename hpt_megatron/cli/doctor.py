@@ -8,30 +8,46 @@ Example:
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from hpt_megatron.cli.arguments import Parser
 from hpt_megatron.errors import UserError
 from hpt_megatron.host.survey import LIMIT, Finding, can_run, survey
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 PIPED_WIDTH = 100
 BESIDE_NOTES = 56  # columns that the other cells take at most
+NARROW = 70  # fewer columns leave the notes no room beside the other cells
 COLOURS = {"ok": "green", "missing": "yellow", "low": "yellow", "fails": "red"}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of the verb."""
-    options = argparse.ArgumentParser(prog="hpt doctor", description=__doc__.split("\n")[0], allow_abbrev=False)
+    options = Parser(prog="hpt doctor", description=__doc__.split("\n")[0])
     options.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options.add_argument("--quick", action="store_true", help="read versions and limits only; try nothing")
     options.add_argument(
-        "--limit", type=float, default=LIMIT, metavar="SECONDS", help="what one trial may take (default: %(default)g)"
+        "--limit", type=limit, default=LIMIT, metavar="SECONDS", help="what one trial may take (default: %(default)g)"
     )
     return options
+
+
+def limit(text: str) -> float:
+    """A time that a trial can be given."""
+    try:
+        given = float(text)
+    except ValueError:
+        given = math.nan
+    if not (math.isfinite(given) and given > 0):
+        raise argparse.ArgumentTypeError(f"a finite number above 0 is needed, not {text!r}")
+    return given
 
 
 def run(arguments: list[str]) -> int:
@@ -64,7 +80,7 @@ def verdict(findings: list[Finding], quick: bool) -> str:
 
 
 def show(findings: list[Finding]) -> None:
-    """Prints the table: as wide as the terminal, or wide enough for every remedy where the output is piped."""
+    """Prints a table as wide as the terminal, lines where that is narrow, and no remedy cut where it is piped."""
     try:
         from rich.console import Console
     except ModuleNotFoundError as error:  # the one verb that is asked before anything is installed
@@ -74,7 +90,37 @@ def show(findings: list[Finding]) -> None:
     if not console.is_terminal:
         longest = max(len(finding.remedy) for finding in findings)
         console.width = max(PIPED_WIDTH, BESIDE_NOTES + longest)
-    console.print(table(findings))
+    if console.width < NARROW:
+        show_narrow(console, findings)
+    else:
+        console.print(table(findings))
+
+
+def show_narrow(console: "Console", findings: list[Finding]) -> None:
+    """Prints what stands in a row of the table on lines under one another."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for finding in findings:
+        cells = (Text(finding.name, "bold"), status(finding), Text(finding.version), Text(seconds(finding, " s")))
+        console.print(Text("  ").join(cell for cell in cells if cell))
+        for note in (finding.detail, finding.cost):
+            if note:
+                console.print(Padding(Text(note), (0, 0, 0, 2)))
+        if finding.remedy:  # the terminal breaks it, not we: copied, it is one command
+            console.print(Text(f"  {finding.remedy}", "bold"), soft_wrap=True)
+
+
+def status(finding: Finding) -> "Text":
+    """The status in its colour."""
+    from rich.text import Text
+
+    return Text(finding.status, COLOURS[finding.status])
+
+
+def seconds(finding: Finding, unit: str = "") -> str:
+    """What the trial took; empty when nothing was tried."""
+    return "" if finding.seconds is None else f"{finding.seconds:.1f}{unit}"
 
 
 def table(findings: list[Finding]) -> "Table":
@@ -95,7 +141,5 @@ def table(findings: list[Finding]) -> "Table":
             for text, style in ((finding.detail, ""), (finding.cost, ""), (finding.remedy, "bold"))
             if text
         )
-        seconds = "" if finding.seconds is None else f"{finding.seconds:.1f}"
-        status = Text(finding.status, style=COLOURS[finding.status])
-        grid.add_row(Text(finding.name), status, Text(finding.version), seconds, notes)
+        grid.add_row(Text(finding.name), status(finding), Text(finding.version), seconds(finding), notes)
     return grid

@@ -10,10 +10,12 @@ import argparse
 import json
 import time
 
+from hpt_megatron.cli.arguments import Parser
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> Parser:
     """The options of the verb."""
-    options = argparse.ArgumentParser(prog="hpt tiny", description=__doc__.split("\n")[0], allow_abbrev=False)
+    options = Parser(prog="hpt tiny", description=__doc__.split("\n")[0])
     options.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
     options.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="what the weights are drawn from (default: 0)"
@@ -35,7 +37,7 @@ def run(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
     started = time.monotonic()
     from hpt_megatron.config.geometry import language_parameters, parameters
-    from hpt_megatron.embedded.folder import digests, tiny_model, write_tiny
+    from hpt_megatron.embedded.folder import digests, shown, tiny_model, write_tiny
     from hpt_megatron.embedded.vocabulary import token_ids
 
     folder = write_tiny(given.out, given.seed, given.overwrite)
@@ -48,7 +50,7 @@ def run(arguments: list[str]) -> int:
         told = {"folder": str(folder), "seed": given.seed, "parameters": {**counts, "total": total}, "bytes": size}
         print(json.dumps({**told, "seconds": round(seconds, 3), "sha256": digests(folder)}, indent=2))
         return 0
-    print(f"wrote       {folder}")
+    print(f"wrote       {shown(folder)}")
     print(
         f"parameters  {total:,}: language {counts['language']:,} (embeddings {counts['embeddings']:,}),"
         f" vision {counts['vision']:,}"

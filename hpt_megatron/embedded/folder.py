@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,21 @@ def tiny_files(seed: int = 0) -> dict[str, bytes]:
 
 def write_tiny(folder: str | os.PathLike[str], seed: int = 0, overwrite: bool = False) -> Path:
     """Writes the model into a folder that does not exist or is empty; returns its full path."""
-    target = Path(folder).resolve()
+    if not os.fspath(folder):
+        raise UserError("OUT is empty", mend="give the folder to write")
+    target = Path(os.path.realpath(folder))  # resolve() raises on links that form a ring
     files = tiny_files(seed)
-    refuse_to_lose(target, set(files), overwrite)
+    try:
+        refuse_to_lose(target, set(files), overwrite)
+        place(target, files)
+    except OSError as error:
+        where, mend = shown(target), "give a folder that can be written"
+        raise UserError(f"cannot be written: {error.strerror}", where=where, mend=mend) from error
+    return target
+
+
+def place(target: Path, files: dict[str, bytes]) -> None:
+    """Writes the files beside the target and renames; a failure leaves what was there before."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
     try:
@@ -68,31 +81,33 @@ def write_tiny(folder: str | os.PathLike[str], seed: int = 0, overwrite: bool = 
         if target.exists() and any(target.iterdir()):
             target.rename(replaced)
         beside.rename(target)
-    except OSError as error:
-        if replaced.exists():
+    except OSError:
+        with suppress(OSError):  # fails where nothing was set aside; the first error is the one to tell
             replaced.rename(target)
-        where, mend = str(target), "give a folder that can be written"
-        raise UserError(f"cannot be written: {error.strerror}", where=where, mend=mend) from error
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-    return target
+    shutil.rmtree(replaced, ignore_errors=True)  # not reached by a failure: what could not be put back is kept
 
 
 def refuse_to_lose(target: Path, names: set[str], overwrite: bool) -> None:
     """Raises when the target holds something that must not be replaced."""
     if target.exists() and not target.is_dir():
-        raise UserError("is a file", where=str(target), mend="give a folder")
+        raise UserError("is a file", where=shown(target), mend="give a folder")
     if target in (Path.cwd(), *Path.cwd().parents):
-        raise UserError("the command runs inside this folder", where=str(target), mend="give a folder below it")
+        raise UserError("the command runs inside this folder", where=shown(target), mend="give a folder below it")
     found = {path.name for path in target.iterdir()} if target.exists() else set()
     if found and not overwrite:
-        raise UserError("is not empty", where=str(target), mend="give another folder, or --overwrite")
+        raise UserError("is not empty", where=shown(target), mend="give another folder, or --overwrite")
     if found - names:
-        other = sorted(found - names)[0]
-        raise UserError(
-            f"holds other files ({other}) and is not replaced", where=str(target), mend="give another folder"
-        )
+        what = f"holds other files ({shown(sorted(found - names)[0])}) and is not replaced"
+        raise UserError(what, where=shown(target), mend="give another folder")
+
+
+def shown(path: str | Path) -> str:
+    """A path as a message shows it: on one line, whatever characters it holds."""
+    text = str(path)
+    return text if text.isprintable() else json.dumps(text)
 
 
 def digests(folder: Path) -> dict[str, str]:

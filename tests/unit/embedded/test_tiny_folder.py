@@ -117,10 +117,46 @@ def test_a_write_that_fails_half_way_leaves_nothing_new_and_keeps_the_old(tmp_pa
 
 @pytest.mark.parametrize("wrong", ["-1", "1.5", "x", "\u00b2", ""])
 def test_a_seed_that_is_no_whole_number_is_refused_with_exit_code_2(tmp_path, wrong):
-    done = tiny(tmp_path / "out", f"--seed={wrong}")
-    assert done.returncode == 2
-    assert "a whole number from 0 is needed" in done.stderr
+    refused(tiny(tmp_path / "out", f"--seed={wrong}"), "hpt tiny: ", "a whole number from 0 is needed")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "are required: OUT"),
+        (["a", "b"], "unrecognized arguments: b"),
+        (["a", "--sed", "1"], "--sed"),
+        (["a", "--seed", "-1"], "--seed"),
+        ([""], "OUT is empty; give the folder to write"),
+        (["x" * 300], "cannot be written: File name too long"),
+        (["x" * 250], "cannot be written: File name too long"),  # too long for what is written beside it
+    ],
+)
+def test_every_wrong_argument_is_one_line_and_writes_nothing(tmp_path, words, told):
+    """Arguments that only the file system can judge are covered by the tests above."""
+    refused(tiny(*words, cwd=tmp_path), told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ring_of_links_is_refused(tmp_path):
+    (tmp_path / "ring").symlink_to("ring")
+    refused(tiny(tmp_path / "ring"), "ring: cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["ring"]
+
+
+def test_a_name_with_control_characters_is_told_on_one_line(tmp_path):
+    """In failures and in the answer; the folder itself has the name that was asked for."""
+    out, other = tmp_path / "a\nb", "c\x85\x1b[31m"
+    first, *rest = tiny(out).stdout.splitlines()
+    assert first.split()[0] == "wrote"
+    assert first.endswith('/a\\nb"')
+    assert len(rest) == 3
+    refused(tiny(out), '/a\\nb": is not empty')
+    (out / other).write_text("mine")
+    refused(tiny(out, "--overwrite"), "c\\u0085\\u001b[31m")
+    refused(tiny("/proc/a\nb"), '"/proc/a\\nb": cannot be written')
+    refused(tiny(out / "config.json"), '/a\\nb/config.json": is a file')
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):

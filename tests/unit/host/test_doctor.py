@@ -126,10 +126,21 @@ def test_too_few_descriptors_are_low_and_name_the_command():
     assert row["detail"].startswith("1000 ")
 
 
-def test_an_unknown_option_gets_exit_code_2():
-    done = doctor("--quik")
-    assert done.returncode == 2
-    assert "--quik" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "told"), [(["--quik"], "--quik"), (["foo"], "foo"), (["--limit"], "--limit"), (["--limit", "x"], "'x'")]
+)
+def test_every_wrong_argument_is_one_line_with_exit_code_2(words, told):
+    done = doctor("--quick", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"hpt: hpt doctor: .*{re.escape(told)}.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "nan", "inf", "1e999", "", "x"])
+def test_a_limit_that_gives_a_trial_no_time_or_no_end_is_refused(wrong):
+    done = doctor("--quick", f"--limit={wrong}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--limit: a finite number above 0 is needed, not {wrong!r}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_piped_table_has_no_colours_and_every_remedy_in_one_piece():
@@ -170,6 +181,23 @@ def test_a_terminal_gets_colours_and_no_line_wider_than_itself(columns):
     assert max(len(line) for line in plain.splitlines()[:-1]) <= columns
     assert re.sub(r"\s", "", "apt-get install slurm-client") in re.sub(r"\s", "", plain) or shutil.which("sbatch")
     assert "\u2026" not in plain  # nothing was cut
+
+
+@pytest.mark.parametrize("columns", [20, 40, 50, 69])
+def test_a_narrow_terminal_loses_nothing_that_the_doctor_says(columns):
+    """The terminal itself breaks a remedy that is wider, so only other lines keep to the width."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", terminal(columns))
+    lines = [line.strip() for line in said.splitlines()]
+    words = re.sub(r"\s", "", said)
+    parts = rows(doctor("--quick", "--json"))
+    remedies = [part["remedy"] for part in parts.values() if part["remedy"]]
+    assert remedies
+    assert [remedy for remedy in remedies if remedy not in lines] == []
+    for name, part in parts.items():
+        assert re.sub(r"\s", "", name + part["status"] + part["version"]) in words
+        assert re.sub(r"\s", "", part["cost"]) in words
+    assert max(len(line) for line in lines[:-1] if line not in remedies) <= columns
+    assert "\u2026" not in said
 
 
 def test_no_color_is_honoured_on_a_terminal():
