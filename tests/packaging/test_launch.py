@@ -137,6 +137,40 @@ def test_a_python_without_what_makes_environments_does_not_suit(
     assert (choose(f"suits '{sys.executable}'", PYTHONPATH=str(hidden)).returncode == 0) == suits
 
 
+def door(copy: Path) -> None:
+    """An environment that is ready, in which every tool ends with the exit code that a variable of its name holds."""
+    python = copy / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\n[[ $1 == -V ]] || exec "$0-$2" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    for name in ("ruff", "mypy", "pytest"):
+        tool = python.with_name(f"python-{name}")
+        tool.write_text(f'#!/bin/bash\necho "$*"\nexit "${{{name}:-0}}"\n', encoding="utf-8")
+        tool.chmod(0o755)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [({}, 0), ({"ruff": "1"}, 1), ({"mypy": "2"}, 2), ({"mypy": "2", "pytest": "1"}, 2), ({"pytest": "5"}, 5)],
+)
+def test_a_tool_that_fails_stops_no_other_and_decides_the_exit_code(
+    codes: dict[str, str], expected: int, checkout: Path, tmp_path: Path, choose: Run, shell: Run
+) -> None:
+    """The script is real, in a copy; the tools are stand-ins which say what they were asked and end as told."""
+    copy = tmp_path / "copy"
+    door(copy)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(checkout / name, copy)
+    assert choose('key cpu >"$VENV/installed"').returncode == 0
+    done = shell(copy / "launch" / "test.sh", "-k", "wheel", HPT_EXTRA="cpu", **codes)
+    asked = [line for line in done.stdout.splitlines() if line.startswith("-m ")]
+    assert asked == ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest -k wheel"]
+    assert re.fullmatch(r"\[test\] total: \d+ s", done.stdout.splitlines()[-1])
+    assert done.returncode == expected
+    assert ("no test ran" in done.stderr) == (expected == 5)
+
+
 @pytest.mark.slow
 def test_a_run_of_the_test_door_in_which_no_test_ran_fails(checkout: Path, shell: Run) -> None:
     """Starts the real door on this checkout, linters and types included."""
