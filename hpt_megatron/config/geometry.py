@@ -51,6 +51,18 @@ def largest_tensor(model: ModelConfig) -> tuple[str, int]:
     sizes = {
         "model.embed_tokens.weight": model.vocab_size * model.hidden_size,
         "model.layers.*.mlp.gate_proj.weight": model.intermediate_size * model.hidden_size,
+        "model.layers.*.self_attn.q_proj.weight": model.num_attention_heads * model.head_dim * model.hidden_size,
     }
+    if model.vision is not None:
+        vision = model.vision
+        merged = vision.hidden_size * vision.spatial_merge_size**2
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        sizes |= {
+            "visual.patch_embed.proj.weight": patch * vision.hidden_size,
+            "visual.blocks.*.attn.qkv.weight": 3 * vision.hidden_size**2,
+            "visual.blocks.*.mlp.gate_proj.weight": vision.intermediate_size * vision.hidden_size,
+            "visual.merger.mlp.0.weight": merged**2,
+            "visual.merger.mlp.2.weight": merged * vision.out_hidden_size,
+        }
     name = max(sizes, key=lambda key: sizes[key])
     return name, sizes[name]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hpt_megatron.config.geometry import language_parameters, parameters
+from hpt_megatron.config.geometry import language_parameters, largest_tensor, parameters
 from hpt_megatron.embedded import weights
 from hpt_megatron.embedded.folder import tiny_model
 
@@ -26,6 +26,12 @@ def test_the_parameters_are_those_of_the_architecture_by_arithmetic():
     vision = 64 * 3 * 2 * 14 * 14 + 2 * block + 64 + (256 * 256 + 256) + (128 * 256 + 128)
     assert (language_parameters(TINY), parameters(TINY)) == (language, language + vision)
     assert sum(tensor.size for tensor in draw().values()) == language + vision == 1_111_488
+
+
+def test_the_largest_tensor_is_found_among_all_of_them():
+    """In the tiny model it is the patch embedding, not the token embedding."""
+    sizes = {name: tensor.size for name, tensor in draw().items()}
+    assert largest_tensor(TINY) == max(sizes.items(), key=lambda pair: pair[1])
 
 
 def test_the_sizes_fit_each_other():
