@@ -23,8 +23,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message, where=self.prog, mend=f"see `{self.prog} --help`")
 
     def takes_run(self) -> None:
-        """Adds override strings and the folder of the user's own configurations."""
+        """Adds override strings and the folder of configurations."""
         self.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+        self.takes_folder()
+
+    def takes_folder(self) -> None:
+        """Adds the folder of the user's own configurations."""
         self.add_argument(
             "--config-dir", type=Path, metavar="DIR", help="a folder with groups of your own (DIR/experiment/NAME.yaml)"
         )

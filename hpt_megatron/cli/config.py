@@ -42,22 +42,24 @@ def _parser(action: str) -> Parser:
 
 
 def _list(arguments: list[str]) -> int:
-    from hpt_megatron.config.files import configs_folder, describe, groups
+    from hpt_megatron.config.files import all_groups, check_folder, configs_folder, describe, groups
 
     parser = Parser(prog="hpt config list")
     parser.add_argument("group", nargs="*", help="show these groups alone")
-    asked = parser.read(arguments).group
-    known = groups()
+    parser.takes_folder()
+    options = parser.read(arguments)
+    asked, folder = options.group, check_folder(options.config_dir)
+    known, shipped = all_groups(folder), groups()
     for name in asked:
         if name not in known:
             raise UserError(f"no such group: {name}", where="hpt config list", mend=f"one of {', '.join(known)}")
-    print(f"configurations in {configs_folder()}")
+    print(f"configurations in {configs_folder()}" + (f" and {folder}" if folder else ""))
     for name, choices in known.items():
         if asked and name not in asked:
             continue
         print(f"\n{name}")
         for choice in choices:
-            print(f"  {choice:<16} {describe(name, choice)}")
+            print(f"  {choice:<16} {describe(name, choice, None if choice in shipped[name] else folder)}")
     return 0
 
 
@@ -100,50 +102,56 @@ def _diff(arguments: list[str]) -> int:
 
 
 def _validate(arguments: list[str]) -> int:
-    from hpt_megatron.config.load import load_points
+    from hpt_megatron.config.load import each_point
 
     parser = _parser("validate")
     parser.add_argument("--multirun", "-m", action="store_true", help="check every point of a sweep")
     parser.add_argument("--json", action="store_true", help="JSON instead of lines")
     asked = parser.read(arguments)
-    points = load_points(asked.overrides, multirun=asked.multirun, config_folder=asked.config_dir)
-    ok = all(point.ok for point in points)
+    total, points = each_point(asked.overrides, multirun=asked.multirun, config_folder=asked.config_dir)
+    ok = True
     if asked.json:
-        described = [
-            {
-                "overrides": point.given,
-                "ok": point.ok,
-                "renamed": dict(point.renamed),
-                "problems": [problem.as_json() for problem in point.problems],
-            }
-            for point in points
-        ]
+        described = []
+        for point in points:
+            ok = ok and point.ok
+            described.append(_as_json(point))
         print(json.dumps({"ok": ok, "points": described}, indent=2, default=str))
     else:
         for number, point in enumerate(points, 1):
-            _print_point(point, f"point {number} of {len(points)}: " if asked.multirun else "")
+            ok = ok and point.ok
+            _print_point(point, f"point {number} of {total}: " if asked.multirun else "")
+            sys.stdout.flush()  # a sweep takes a while; each point is said when it is checked
     return 0 if ok else UserError.exit_code
+
+
+def _as_json(point: Any) -> dict[str, Any]:
+    return {
+        "overrides": point.given,
+        "ok": point.ok,
+        "renamed": dict(point.renamed),
+        "problems": [problem.as_json() for problem in point.problems],
+    }
 
 
 def _print_point(point: Any, prefix: str) -> None:
     from hpt_megatron.config.geometry import parameters
-    from hpt_megatron.config.problem import errors
+    from hpt_megatron.config.problem import counted, errors, one_line
 
-    print(f"{prefix}{' '.join(point.given) or 'experiment=tiny-hpt'}")
+    print(f"{prefix}{' '.join(map(one_line, point.given)) or 'experiment=tiny-hpt'}")
     _print_renamed(point.renamed, sys.stdout)
     for problem in point.problems:
         print(f"  {problem}")
     wrong = len(errors(point.problems))
     warned = len(point.problems) - wrong
-    counted = f"{wrong} error{'s' * (wrong != 1)}, {warned} warning{'s' * (warned != 1)}"
+    found = f"{counted(wrong, 'error')}, {counted(warned, 'warning')}"
     if wrong:
-        print(f"  invalid: {counted}")
+        print(f"  invalid: {found}")
     else:
         run, layout = point.run, point.run.layout
         spread = f"tp {layout.tp} x pp {layout.pp} x cp {layout.cp} x dp {run.dp} on {run.devices} devices"
         size = parameters(run.model)
         named = f"{size / 1e9:,.3f} billion" if size >= 1e8 else f"{size / 1e6:.1f} million"
-        print(f"  valid: {counted}; {named} parameters, {spread}")
+        print(f"  valid: {found}; {named} parameters, {spread}")
 
 
 def _print_renamed(renamed: list[tuple[str, str]], stream: Any = None) -> None:

@@ -35,15 +35,19 @@ VISION_OTHER_NAMES = {"in_channels": "in_chans", "patch_size": "spatial_patch_si
 LLAMA_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
+class FamilyError(ValueError):
+    """The file describes a model of a family that is not known."""
+
+
 def shape_of(config: Any) -> dict[str, Any]:
     """Dotted keys of `ModelConfig` with the checkpoint's values; `KeyError` names what the file lacks."""
     if not isinstance(config, dict):
         raise ValueError("it holds no object")
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise ValueError(f"model_type {kind!r} is none of {', '.join(FAMILIES)}")
+        raise FamilyError(f"model_type {kind!r} is none of the known families")
     family = FAMILIES[kind]
-    text = {**config, **config.get("text_config", {})}
+    text = {**config, **(config.get("text_config") or {})}
     rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
     shape = {"family": family} | {key: text[key] for key in SAME_NAME}
     shape["head_dim"] = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]

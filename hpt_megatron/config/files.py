@@ -7,7 +7,8 @@ Example:
 
 from pathlib import Path
 
-from hpt_megatron.errors import HptError
+from hpt_megatron.config.problem import one_line
+from hpt_megatron.errors import HptError, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -30,9 +31,43 @@ def groups(folder: Path | None = None) -> dict[str, list[str]]:
     }
 
 
+def all_groups(own: Path | None) -> dict[str, list[str]]:
+    """The shipped groups, each with the choices that the user's own folder adds to it.
+
+    Hydra would let ours win silently where both have a name, so that is refused.
+    """
+    choices = groups()
+    if own is None:
+        return choices
+    try:
+        found = groups(own)
+    except OSError as error:
+        raise UserError(error.strerror or "cannot be read", where=f"--config-dir {one_line(str(own))}") from error
+    for name in choices.keys() & found.keys():
+        for choice in sorted({*choices[name]} & {*found[name]}):
+            theirs, ours = (root / name / f"{choice}.yaml" for root in (own, configs_folder()))
+            raise UserError(f"has the name of the shipped {ours}", where=str(theirs), mend="give it another name")
+        choices[name] = sorted([*choices[name], *found[name]])
+    return choices
+
+
+def check_folder(folder: Path | None) -> Path | None:
+    """The user's own folder, if it is one that can be searched."""
+    if folder is None:
+        return None
+    named = f"--config-dir {one_line(str(folder))}"
+    if not folder.is_dir():
+        raise UserError("no such folder", where=named, mend="give a folder with groups in it")
+    whole = str(folder.resolve())
+    if set(whole) & set("\\$") or not whole.isprintable():
+        raise UserError("a backslash, a dollar or an invisible character in it", where=named, mend="rename the folder")
+    return folder.resolve()
+
+
 def describe(group: str, choice: str, folder: Path | None = None) -> str:
     """The first comment line of a choice's file: what it is, in one line."""
-    for line in ((folder or configs_folder()) / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines():
+    file = (folder or configs_folder()) / group / f"{choice}.yaml"
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         text = line.lstrip("# ").strip()
         if line.startswith("#") and text and not text.startswith("@package"):
             return text

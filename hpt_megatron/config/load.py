@@ -8,15 +8,18 @@
 `load_run` is for verbs that need a sound run: it refuses one with errors, listing all of them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from hpt_megatron.config.aliases import RENAMED
-from hpt_megatron.config.compose import compose, expand
-from hpt_megatron.config.files import groups
+from hpt_megatron.config.aliases import RENAMED, VALUES
+from hpt_megatron.config.compose import Sweep, compose, expand
+from hpt_megatron.config.files import all_groups, check_folder
 from hpt_megatron.config.overrides import Reading, alias_problem, read_overrides
-from hpt_megatron.config.problem import Problem, errors
+from hpt_megatron.config.own import read_own
+from hpt_megatron.config.problem import Problem, counted, errors
 from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.config.typed import known_keys, read
@@ -48,10 +51,15 @@ def load(given: list[str], config_folder: Path | None = None) -> Loaded:
 
 def load_points(given: list[str], *, multirun: bool, config_folder: Path | None = None) -> list[Loaded]:
     """Every point of a command line; without `multirun` there is exactly one."""
-    if config_folder is not None and not config_folder.is_dir():
-        raise UserError("no such folder", where=f"--config-dir {config_folder}", mend="give a folder with groups in it")
+    return list(each_point(given, multirun=multirun, config_folder=config_folder)[1])
+
+
+def each_point(given: list[str], *, multirun: bool, config_folder: Path | None = None) -> tuple[int, Iterator[Loaded]]:
+    """How many points a command line has, and each of them, composed and checked when it is asked for."""
+    folder = check_folder(config_folder)
+    choices = all_groups(folder)
     sweep = expand(given, multirun=multirun)
-    return [_load_point(point, sweep.problems, config_folder) for point in sweep.points]
+    return len(sweep.points), (_load_point(point, sweep, choices, folder) for point in sweep.points)
 
 
 def load_run(given: list[str], config_folder: Path | None = None) -> RunConfig:
@@ -59,33 +67,69 @@ def load_run(given: list[str], config_folder: Path | None = None) -> RunConfig:
     loaded = load(given, config_folder)
     found = errors(loaded.problems)
     if found:
-        raise UserError("\n  ".join([f"the run has {len(found)} errors:", *map(str, found)]))
+        raise UserError("\n  ".join([f"the run has {counted(len(found), 'error')}:", *map(str, found)]))
     return loaded.run
 
 
-def _load_point(point: list[str], before: list[Problem], config_folder: Path | None) -> Loaded:
-    choices = groups()
-    for name, extra in (groups(config_folder) if config_folder else {}).items():
-        choices[name] = sorted({*choices.get(name, []), *extra})
-    reading = read_overrides(point, keys=KEYS, choices=choices)
-    values, refused = compose(reading.kept, config_folder)
-    in_files = _take_aliases(values, reading)
-    run, misfits = read(RunConfig, values, values)
-    if misfits:
-        run, misfits = read(RunConfig, values, _spare_values(reading, misfits, config_folder))
+def _load_point(point: list[str], sweep: Sweep, choices: dict[str, list[str]], folder: Path | None) -> Loaded:
+    readable = [text for text in point if text not in sweep.refused]
+    reading = read_overrides(readable, keys=KEYS, choices=choices)
+    with TemporaryDirectory() as mended:
+        reading.problems += _mend_own_files(reading, choices, folder, Path(mended))
+        folders = [Path(mended), folder] if folder else []
+        values, refused = compose(reading.kept, folders)
+        in_files = _take_aliases(values, reading)
+        run, misfits = read(RunConfig, values, values)
+        if misfits:
+            run, misfits = read(RunConfig, values, _spare_values(reading, misfits, folders))
     unreadable = {problem.path for problem in misfits}
-    found = [*before, *reading.problems, *refused, *in_files, *misfits]
+    refused = [_of_null_group(problem, values) for problem in refused]
+    found = [*sweep.problems, *reading.problems, *refused, *in_files, *misfits]
     found += [problem for problem in check(run) if problem.path not in unreadable]
     return Loaded(point, values, run, reading.renamed, found)
 
 
-def _spare_values(reading: Reading, misfits: list[Problem], config_folder: Path | None) -> dict[str, Any]:
+def _mend_own_files(
+    reading: Reading, choices: dict[str, list[str]], folder: Path | None, mended: Path
+) -> list[Problem]:
+    """Checks the user's files that are chosen; of one that Hydra would refuse, `mended` gets what it can take."""
+    problems: list[Problem] = []
+    for text in list(reading.kept) if folder else []:
+        group, _, choice = text.partition("=")
+        choice = choice.strip("'\"")
+        file = Path(folder or "") / group / f"{choice}.yaml"
+        if group not in choices or not file.is_file():
+            continue
+        own = read_own(file, choices)
+        problems += own.problems
+        if own.text is None:
+            reading.kept.remove(text)
+        elif own.problems:
+            (mended / group).mkdir(exist_ok=True)
+            (mended / group / file.name).write_text(own.text, encoding="utf-8")
+    return problems
+
+
+def _of_null_group(problem: Problem, values: dict[str, Any]) -> Problem:
+    """The refusal of a key inside an optional group that is null, said so; other problems as they are."""
+    group, inside = "", values
+    for part in problem.path.split(".")[:-1]:
+        group, inside = f"{group}.{part}".lstrip("."), inside.get(part, {})
+        if inside is None:
+            return Problem(problem.path, problem.value, f"{group} is null in this model", "leave it out")
+        if not isinstance(inside, dict):
+            break
+    return problem
+
+
+def _spare_values(reading: Reading, misfits: list[Problem], folders: list[Path]) -> dict[str, Any]:
     """The same run without the overrides that cannot be read, over the default run for what files got wrong."""
     bad = {problem.path for problem in misfits}
     good = [text for text in reading.kept if not any(_covers(text.partition("=")[0], path) for path in bad)]
-    spare, _ = compose(good, config_folder)
+    spare, _ = compose(good, folders)
+    _take_aliases(spare, Reading(kept=good))
     _, still = read(RunConfig, spare, spare)
-    return compose([], config_folder)[0] if still else spare
+    return compose([])[0] if still else spare
 
 
 def _covers(key: str, path: str) -> bool:
@@ -93,10 +137,11 @@ def _covers(key: str, path: str) -> bool:
 
 
 def _take_aliases(values: dict[str, Any], reading: Reading) -> list[Problem]:
-    """Aliases in configuration files: moved to what they became, unless the command line set that too."""
+    """Names and values from elsewhere: moved to what they became, unless the command line set that too."""
     explicit = {text.partition("=")[0] for text in reading.kept}
-    problems = []
-    for path, value in list(_leaves(values)):
+    problems = _without_package(values)
+    for keys, value in list(_leaves(values)):
+        path = ".".join(keys)
         if path in KEYS:
             continue
         refused = alias_problem(path, value)
@@ -108,29 +153,47 @@ def _take_aliases(values: dict[str, Any], reading: Reading) -> list[Problem]:
                 _put(values, RENAMED[path], value)
         else:
             continue
-        _drop(values, path)
+        _drop(values, keys)
+    for keys, value in list(_leaves(values)):
+        path = ".".join(keys)
+        if isinstance(value, str) and (path, value) in VALUES:
+            reading.renamed.append((f"{path}={value}", f"{path}={VALUES[path, value]}"))
+            _put(values, path, VALUES[path, value])
     return problems
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
+def _without_package(values: dict[str, Any]) -> list[Problem]:
+    """An experiment without its first line lands in a group of its own, where nothing is read."""
+    landed = values.pop("experiment", None)
+    if landed is None:
+        return []
+    said = list(landed) if isinstance(landed, dict) else landed
+    return [Problem("experiment", said, "its keys are read nowhere", "a file that begins with `# @package _global_`")]
+
+
+def _leaves(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in values.items():
-        path = f"{prefix}{key}"
-        leaves += _leaves(value, f"{path}.") if isinstance(value, dict) and value else [(path, value)]
-    return leaves
+        if not isinstance(key, str) or "." in key:
+            continue  # a number or a dotted key in a file is no part of a path
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
 
 
 def _put(values: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            return  # no group of keys, which is reported as such
     values[leaf] = value
 
 
-def _drop(values: dict[str, Any], path: str) -> None:
-    head, _, rest = path.partition(".")
+def _drop(values: dict[str, Any], keys: tuple[str, ...]) -> None:
+    head, *rest = keys
     if rest:
-        _drop(values[head], rest)
+        _drop(values[head], tuple(rest))
         if values[head]:
             return
     del values[head]

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpt_megatron.config.aliases import LATER, RENAMED, RETIRED, VALUES
+from hpt_megatron.config.aliases import LATER, RENAMED, RETIRED
 from hpt_megatron.config.problem import Problem, nearest
 
 _PARTS = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w./@\[\]-]+)(?:=(?P<value>.*))?", re.DOTALL)
@@ -41,16 +41,18 @@ def read_overrides(given: list[str], *, keys: dict[str, Any], choices: dict[str,
             reading.problems.append(Problem(text, "", "is not an override", "key=value or group=choice"))
             continue
         sign, key, value = parts["sign"] or "", parts["key"], parts["value"]
-        if key in choices:
+        if sign == "~":
+            removed = f"{key} cannot be removed" if key in choices else "a key cannot be removed"
+            right = f"{key}=CHOICE" if key in choices else f"{key}=null where null is allowed"
+            reading.problems.append(Problem(key, value or "", removed, right))
+        elif key in choices:
             _read_choice(reading, text, key, value, choices[key])
         elif key.startswith("hydra.") or key == "hydra":
             reading.problems.append(
                 Problem(key, value or "", "Hydra's own settings have no effect here", "leave it out")
             )
-        elif value is None or sign == "~":
-            reading.problems.append(
-                Problem(key, value or "", "a key cannot be removed", f"{key}=null where null is allowed")
-            )
+        elif value is None:
+            reading.problems.append(Problem(text, "", "is not an override", "key=value or group=choice"))
         else:
             _read_key(reading, key, value, keys, choices)
     return reading
@@ -83,9 +85,6 @@ def _read_key(reading: Reading, key: str, value: str, keys: dict[str, Any], choi
     if key in RENAMED and key not in keys:
         reading.renamed.append((key, RENAMED[key]))
         key = RENAMED[key]
-    if (key, value) in VALUES:
-        reading.renamed.append((f"{key}={value}", f"{key}={VALUES[key, value]}"))
-        value = VALUES[key, value]
     # A sign is only needed where the schema is open; ours is closed, so `+key` can only mean the key itself.
     if key in keys or any(known.startswith(f"{key}.") for known in keys):
         reading.kept.append(f"{key}={value}")

@@ -9,7 +9,8 @@ Errors keep a run from starting; warnings say what will surprise. Example:
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from math import isfinite
 from typing import Any, Literal
 
 
@@ -25,17 +26,29 @@ class Problem:
 
     def __str__(self) -> str:
         value = self.value if isinstance(self.value, str) else json.dumps(self.value, default=str)
-        line = f"{self.severity}: {self.path} = {value}: {self.why}"
-        return f"{line}; right would be: {self.right}" if self.right else line
+        stated = f"{one_line(self.path)} = {one_line(value)}" if value else one_line(self.path) or '""'
+        line = f"{self.severity}: {stated}: {one_line(self.why)}"
+        return f"{line}; right would be: {one_line(self.right)}" if self.right else line
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, for machines."""
-        return asdict(self)
+        """The fields, for machines; JSON has no name for infinity and nan, so they become text."""
+        endless = isinstance(self.value, float) and not isfinite(self.value)
+        return {**asdict(self), "value": str(self.value) if endless else self.value}
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
     """Those that keep a run from starting."""
     return [problem for problem in problems if problem.severity == "error"]
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: 1 error, 2 errors."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def one_line(text: str) -> str:
+    """The text itself, or its JSON spelling when a character of it would break or hide the line."""
+    return text if text.isprintable() else json.dumps(text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,7 +66,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     leaf = name.rpartition(".")[2]
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
     whole = get_close_matches(name, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.7)
-    if whole:
+    # A shared group must not make up for last parts that have little in common.
+    alike = SequenceMatcher(None, leaf, whole[0].rpartition(".")[2]).ratio() if whole else 0.0
+    if alike >= (0.5 if len(leaf) <= 3 else 0.7):
         return whole[0]
     by_leaf = {other.rpartition(".")[2]: other for other in known}
     close = get_close_matches(leaf, by_leaf, n=1, cutoff=0.7)

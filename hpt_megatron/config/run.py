@@ -74,8 +74,8 @@ class TrainerConfig:
     n_gpus_per_node: Count
     dtype: Literal["bf16", "fp32"]
     seed: int
-    total_epochs: int | None
-    total_training_steps: int | None
+    total_epochs: Count | None
+    total_training_steps: Count | None
     save_freq: int
     test_freq: int
     lr: float

@@ -9,8 +9,10 @@ Invariants
        where a tuple is asked, and YAML's habit of reading a bare `no` as false where `no` is one of the choices.
 """
 
+import json
 import types
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hpt_megatron.config.problem import Problem, nearest
@@ -37,10 +39,11 @@ def known_keys(schema: Any, prefix: str = "") -> dict[str, Any]:
 
 def read(schema: type[T], values: Any, fallback: Any, path: str = "") -> tuple[T, list[Problem]]:
     """Builds `schema` from nested plain values; `fallback` holds a readable value for every key."""
-    problems: list[Problem] = []
     if not isinstance(values, dict):
-        problems.append(Problem(path, values, "must be a group of keys", "a mapping"))
-        values = fallback
+        whole = fallback if isinstance(fallback, dict) else {}
+        group = ", ".join(field.name for field in fields(schema))  # type: ignore[arg-type]
+        return read(schema, whole, whole, path)[0], [Problem(path, values, "must be a group of keys", group)]
+    problems: list[Problem] = []
     hints = get_type_hints(schema, include_extras=True)
     for key in values:
         if key not in hints:
@@ -66,14 +69,21 @@ def unknown(path: str, value: Any, known: Any, prefix: str = "") -> Problem:
 def _read_field(hint: Any, value: Any, spare: Any, where: str) -> tuple[Any, list[Problem]]:
     inner = _dataclass_in(hint)
     if inner is not None and not (value is None and _is_optional(hint)):
-        return read(inner, value, spare, where)
+        made, problems = read(inner, value, spare, where)
+        # What is missing in an optional group has no default of its own: then the whole group is left out.
+        if problems and _is_optional(hint) and read(inner, spare, spare)[1]:
+            return None, problems
+        return made, problems
     try:
         return convert(hint, value), []
     except MisfitError as misfit:
+        quoted = isinstance(value, str) and not _takes_text(hint)
+        said = json.dumps(value) if quoted else value
+        problems = [Problem(where, said, "is text" if quoted else "does not fit", str(misfit))]
         try:
-            return convert(hint, spare), [Problem(where, value, "does not fit", str(misfit))]
+            return convert(hint, spare), problems
         except MisfitError:
-            return spare, [Problem(where, value, "does not fit", str(misfit))]
+            return spare, problems
 
 
 def convert(hint: Any, value: Any) -> Any:
@@ -85,7 +95,10 @@ def convert(hint: Any, value: Any) -> Any:
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        plain = convert(arguments[0], "no" if value is False and arguments[0] is str else value)
+        try:
+            plain = convert(arguments[0], "no" if value is False and arguments[0] is str else value)
+        except MisfitError:
+            raise MisfitError(_expected(hint)) from None
         if arguments[0] is int and plain < 1:
             raise MisfitError(_expected(hint))
         return plain
@@ -101,11 +114,21 @@ def convert(hint: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise MisfitError(_expected(hint))
         return tuple(_convert_item(arguments[0], item) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _convert_number(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise MisfitError(_expected(hint))
+
+
+def _convert_number(value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        raise MisfitError("a finite number") from None
+    if not isfinite(number):
+        raise MisfitError("a finite number")
+    return number
 
 
 def _convert_union(hint: Any, value: Any) -> Any:
@@ -141,6 +164,11 @@ def _expected(hint: Any) -> str:
     if is_dataclass(hint):
         return "a group of " + ", ".join(field.name for field in fields(hint))
     return NAMES.get(hint, str(hint))
+
+
+def _takes_text(hint: Any) -> bool:
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType, Annotated) else ()
+    return hint is str or get_origin(hint) is Literal or any(map(_takes_text, parts))
 
 
 def _dataclass_in(hint: Any) -> Any:

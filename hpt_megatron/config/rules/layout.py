@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hpt_megatron.config.geometry import padded_vocab_size
-from hpt_megatron.config.problem import Problem, divisors
+from hpt_megatron.config.problem import Problem, divisors, neighbours
 from hpt_megatron.config.run import RunConfig
 
 MOST_TP = MOST_STAGES = 64  # bounds for the lists of valid sizes in messages
@@ -111,14 +111,17 @@ def check_vocabulary(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_pack_divides(run: RunConfig) -> Iterator[Problem]:
-    """A pack of tokens splits evenly over tp and, zig-zag, over cp."""
+    """A pack of tokens splits evenly over tp and, zig-zag, over cp.
+
+    Without `use_dynamic_bsz` there is nothing to check: each row is padded to the divisor inside its pack, so any
+    lengths divide.
+    """
     layout, trainer = run.layout, run.trainer
     step = layout.tp * (2 * layout.cp if layout.cp > 1 else 1)
     if trainer.use_dynamic_bsz and trainer.ppo_max_token_len_per_gpu % step:
-        below = trainer.ppo_max_token_len_per_gpu // step * step
         yield Problem(
             "trainer.ppo_max_token_len_per_gpu",
             trainer.ppo_max_token_len_per_gpu,
             f"a pack is cut into {step} parts (tp {layout.tp}, cp {layout.cp})",
-            f"{below} or {below + step}",
+            neighbours(trainer.ppo_max_token_len_per_gpu, step),
         )

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from os.path import isfile  # unlike Path.is_file, it never raises
 from pathlib import Path
 
-from hpt_megatron.config.checkpoint import shape_of
+from hpt_megatron.config.checkpoint import FAMILIES, FamilyError, shape_of
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RunConfig
 
@@ -83,14 +84,15 @@ def check_checkpoint(run: RunConfig) -> Iterator[Problem]:
     if model.path is None:
         return
     file = Path(model.path) / "config.json"
-    if not file.is_file():
+    if not isfile(file):
         right = "a folder in the Hugging Face layout (`hpt tiny OUT` writes one)"
         yield Problem("model.path", model.path, "no config.json there", right)
         return
     try:
         real = shape_of(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        yield Problem("model.path", model.path, f"its config.json cannot be read: {error}", "one of the known families")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        why, right = _unreadable(error)
+        yield Problem("model.path", model.path, f"its config.json {why}", right)
         return
     stated = asdict(model)
     for path, value in real.items():
@@ -98,3 +100,18 @@ def check_checkpoint(run: RunConfig) -> Iterator[Problem]:
         said = (stated[group] or {}).get(leaf) if group else stated[leaf]
         if said != value:
             yield Problem(f"model.{path}", said, f"the checkpoint in {model.path} says otherwise", json.dumps(value))
+
+
+def _unreadable(error: Exception) -> tuple[str, str]:
+    """Why a `config.json` says no shape, and what to do about it."""
+    if isinstance(error, OSError):
+        return f"cannot be opened: {error.strerror}", "a file that you may read"
+    if isinstance(error, json.JSONDecodeError):
+        return f"is no JSON: {error.msg} in line {error.lineno}", "the file as it was published; copy it again"
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8", "the file as it was published; copy it again"
+    if isinstance(error, KeyError):
+        return f"lacks {error.args[0]!r}", "the file as it was published"
+    if isinstance(error, FamilyError):
+        return f"cannot be read: {error}", f"a model_type of {', '.join(FAMILIES)}"
+    return f"does not describe a model: {error}", "the file as it was published"

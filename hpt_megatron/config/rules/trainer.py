@@ -1,6 +1,7 @@
 """Length of the run, optimizer, and when things are saved and tested."""
 
 from collections.abc import Iterator
+from os.path import isfile  # unlike Path.is_file, it never raises
 from pathlib import Path
 
 from hpt_megatron.config.geometry import parameters
@@ -16,12 +17,6 @@ def check_length_of_run(run: RunConfig) -> Iterator[Problem]:
     trainer = run.trainer
     if trainer.total_epochs is None and trainer.total_training_steps is None:
         yield Problem("trainer.total_training_steps", None, "neither epochs nor steps say when to end", "500")
-    for path, length in (
-        ("trainer.total_epochs", trainer.total_epochs),
-        ("trainer.total_training_steps", trainer.total_training_steps),
-    ):
-        if length is not None and length < 1:
-            yield Problem(path, length, "must be at least 1, or null", "1")
 
 
 def check_optimizer(run: RunConfig) -> Iterator[Problem]:
@@ -44,7 +39,7 @@ def check_optimizer(run: RunConfig) -> Iterator[Problem]:
     if trainer.lr_warmup_steps < 0:
         yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, "must not be negative", "0")
     steps = trainer.total_training_steps
-    if steps is not None and trainer.lr_warmup_steps >= max(steps, 1) and trainer.lr_warmup_steps > 0:
+    if steps is not None and trainer.lr_warmup_steps >= steps:
         why = f"the run of {steps} steps ends before the learning rate is reached"
         yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, why, f"below {steps}", "warning")
 
@@ -80,7 +75,7 @@ def check_data_files(run: RunConfig) -> Iterator[Problem]:
             path = f"{group}[{index}]"
             if Path(name).suffix not in (".parquet", ".jsonl"):
                 yield Problem(path, name, "is neither parquet nor JSON lines", "a .parquet or .jsonl file")
-            elif not Path(name).is_file():
+            elif not isfile(name):
                 yield Problem(
                     path, name, "no such file", "an existing file; relative paths start at the current folder"
                 )
