@@ -54,7 +54,8 @@ def read(schema: type[T], values: Any, fallback: Any, path: str = "") -> tuple[T
         spare = fallback[field.name] if isinstance(fallback, dict) and field.name in fallback else None
         if field.name not in values:
             problems.append(Problem(where, None, "is missing", _expected(hints[field.name])))
-            values = {**values, field.name: spare}
+            made[field.name], _ = _read_field(hints[field.name], spare, spare, where)
+            continue
         made[field.name], found = _read_field(hints[field.name], values[field.name], spare, where)
         problems += found
     return schema(**made), problems

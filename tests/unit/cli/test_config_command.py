@@ -16,7 +16,7 @@ PLANTED = {
     "trainer.switch_gate=12": ("algorithm.switch_gate = 12: counts successes among 8 rollouts", "-1 to 7"),
     "rollout.max_model_len=1000": ("rollout.max_model_len = 1000: max_prompt_length 1024 +", "at least 9216"),
     "rollout.publish_bucket_mb=512": ("rollout.publish_bucket_mb = 512: model.embed_tokens.weight", "at least 1040"),
-    "trainer.lr=fast": ("trainer.lr = \"fast\": is text", "a number"),
+    "trainer.lr=fast": ('trainer.lr = "fast": is text', "a number"),
     "layout.vpp=2": ("layout.vpp = 2: 28 layers do not divide by pp 3", "1"),
     "actor_rollout_ref.actor.debug=True": ("actor_rollout_ref.actor.debug = True: no longer means anything", "leave"),
     "rollout.top_p=0": ("rollout.top_p = 0.0: is a share of the probability", "above 0"),
@@ -65,6 +65,7 @@ def test_validate_for_machines_says_the_same():
     report = json.loads(done.stdout)
     assert done.returncode == 2
     assert report["ok"] is False
+    assert [point["overrides"][0] for point in report["points"]] == ["layout.tp=3"] * 2
     assert [point["overrides"][-1] for point in report["points"]] == ["rollout.n=4", "rollout.n=8"]
     assert report["points"][0]["renamed"] == {"trainer.unify_strategy": "algorithm.unify_strategy"}
     assert {"path", "value", "why", "right", "severity"} == set(report["points"][0]["problems"][0])
@@ -104,6 +105,14 @@ def test_list_names_every_choice_from_any_folder(tmp_path):
     assert "seed_debug" not in only.stdout
 
 
+def test_list_shows_a_folder_of_ones_own_beside_what_ships(tmp_path):
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout" / "wide.yaml").write_text("# Two nodes at once.\ntp: 2\n")
+    done = hpt("config", "list", "layout", "--config-dir", str(tmp_path))
+    assert "wide             Two nodes at once." in done.stdout
+    assert "tp8-pp4" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -111,7 +120,7 @@ def test_list_names_every_choice_from_any_folder(tmp_path):
         (["config", "lst"], "no such action: lst"),
         (["config", "list", "modle"], "no such group: modle"),
         (["config", "show", "--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
-        (["config", "diff", "layout.tp=x", "--"], "layout.tp = \"x\": is text"),
+        (["config", "diff", "layout.tp=x", "--"], 'layout.tp = "x": is text'),
         (["config", "show", "--jsn"], "hpt config show: unrecognized arguments: --jsn; see `hpt config show --help`"),
         (["config", "validate", "--config-dir"], "expected one argument; see `hpt config validate --help`"),
     ],

@@ -80,6 +80,22 @@ def test_llamas_rope_scaling_is_compared(tmp_path):
     assert [(p.path, p.value, p.right) for p in found] == [("model.rope_scaling.factor", 8.0, "16.0")]
 
 
+@pytest.mark.parametrize(
+    ("config", "why", "right"),
+    [
+        ({**SEVEN, "num_attention_heads": 0}, "does not describe a model", "published"),
+        ({k: v for k, v in SEVEN.items() if k != "hidden_size"}, "lacks 'hidden_size'", "published"),
+        ({**SEVEN, "model_type": "gemma"}, "model_type 'gemma'", "qwen2_5_vl, qwen2, llama"),
+        ("{", "is no JSON", "copy it again"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong_with_it_and_what_to_do(tmp_path, config, why, right):
+    (found,) = [p for p in problems(tmp_path, config, "experiment=hpt-7b") if p.path == "model.path"]
+    assert why in found.why
+    assert right in found.right
+    assert ("llama" in found.right) == ("model_type" in found.why)
+
+
 @pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "gemma"}', '{"model_type": "qwen2_5_vl"}', '"text"'])
 def test_a_file_that_is_no_known_configuration_is_one_problem(tmp_path, config):
     found = [p for p in problems(tmp_path, config, "experiment=hpt-7b") if p.path == "model.path"]

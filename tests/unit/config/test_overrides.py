@@ -2,8 +2,9 @@
 
 import pytest
 
-from hpt_megatron.config.load import KEYS, load, load_points
+from hpt_megatron.config.load import KEYS, each_point, load, load_points, load_run
 from hpt_megatron.config.overrides import read_overrides
+from hpt_megatron.errors import UserError
 
 
 def problem_at(loaded, path):
@@ -111,6 +112,68 @@ def test_the_order_of_overrides_does_not_matter():
 
 def test_nothing_given_is_the_embedded_default():
     assert load([]).values == load(["experiment=tiny-hpt"]).values
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("foo", "foo: is not an override; right would be: key=value or group=choice"),
+        ("trainer.lr=[1", "trainer.lr = [1: cannot be read by Hydra's grammar"),
+        ("~layout=tp2", "layout = tp2: layout cannot be removed; right would be: layout=CHOICE"),
+        ("~layout", "layout: layout cannot be removed"),
+        ("model.rope_scaling.factor=2", "model.rope_scaling is null in this model"),
+        ("trainer.nested=1", "no such key; right would be: see `hpt config show`"),
+        ("trainer.lr=nan", "trainer.lr = NaN: does not fit; right would be: a finite number"),
+        ("trainer.seed='1'", 'trainer.seed = "1": is text; right would be: a whole number'),
+        ("layout.tp=null", "right would be: a whole number, at least 1"),
+        ("trainer.total_training_steps=0", "right would be: a whole number, at least 1, or null"),
+        ("model.path='a\nb'", 'model.path = "a\\nb": no config.json there'),
+        (f"model.path={'a' * 5000}", "no config.json there"),
+    ],
+)
+def test_what_is_wrong_with_one_string_is_one_line(given, said):
+    (problem,) = load([given]).problems
+    assert said in str(problem)
+    assert "\n" not in str(problem)
+
+
+def test_an_optional_group_with_holes_names_each_hole_once():
+    found = [(p.path, p.why) for p in load(["model.rope_scaling={factor: 2}"]).problems]
+    holes = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    assert found == [(f"model.rope_scaling.{hole}", "is missing") for hole in holes]
+
+
+def test_a_quoted_value_of_another_spelling_is_translated():
+    assert load(["algorithm.kl_loss_type='low_var_kl'"]).run.algorithm.kl_loss_type == "low_var"
+
+
+def test_a_point_says_all_that_was_asked():
+    assert load(["layout.tp=[1", "modle=tiny"]).given == ["layout.tp=[1", "modle=tiny"]
+
+
+@pytest.mark.parametrize(
+    "sweep", ["model=glob(*)", "trainer.lr=interval(0,1)", "trainer.seed=shuffle(1,2)", "trainer.seed=range(3,0)"]
+)
+def test_a_sweep_without_a_list_of_points_is_a_problem(sweep):
+    (point,) = load_points([sweep], multirun=True)
+    assert [problem.path for problem in point.problems] == [sweep.partition("=")[0]]
+
+
+def test_a_sweep_of_too_many_points_is_refused():
+    with pytest.raises(UserError, match="at most 1024 points"):
+        load_points(["layout.tp=range(1,100000)"], multirun=True)
+    with pytest.raises(UserError, match="at most 1024 points"):
+        load_points(["layout.tp=range(0,40)", "layout.pp=range(0,40)"], multirun=True)
+
+
+def test_points_are_checked_one_at_a_time():
+    total, points = each_point(["trainer.seed=range(0,1000)"], multirun=True)
+    assert (total, next(points).run.trainer.seed) == (1000, 0)
+
+
+def test_one_error_is_not_called_errors():
+    with pytest.raises(UserError, match="the run has 1 error:"):
+        load_run(["trainer.seed=-1"])
 
 
 def test_a_sweep_needs_multirun():

@@ -61,6 +61,7 @@ BROKEN = [
         "16384 or 16388",
         "error",
     ),
+    ([SEVEN, "trainer.ppo_max_token_len_per_gpu=3"], "trainer.ppo_max_token_len_per_gpu", "cut into 4", "4", "error"),
     (
         [SEVEN, "trainer.ppo_max_token_len_per_gpu=8192"],
         "trainer.ppo_max_token_len_per_gpu",
@@ -334,6 +335,11 @@ def test_the_table_above_breaks_every_rule():
         run = loaded_from(*given_strings).run
         answered |= {rule for rule in RULES if any(p.path == path and why in p.why for p in rule(run))}
     assert not [rule.__name__ for rule in RULES if rule not in answered]
+
+
+def test_a_pack_shorter_than_its_parts_is_not_advised_to_be_empty():
+    found = [p.right for p in loaded_from(SEVEN, "trainer.ppo_max_token_len_per_gpu=3").problems if "cut" in p.why]
+    assert found == ["4"]
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated():
