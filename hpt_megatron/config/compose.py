@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpt_megatron.config.files import configs_folder
-from hpt_megatron.config.own import yaml_line
+from hpt_megatron.config.own_files import yaml_line
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.errors import UserError
 

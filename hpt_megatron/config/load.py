@@ -18,7 +18,7 @@ from hpt_megatron.config.aliases import RENAMED, VALUES
 from hpt_megatron.config.compose import Sweep, compose, expand
 from hpt_megatron.config.files import all_groups, check_folder
 from hpt_megatron.config.overrides import Reading, alias_problem, read_overrides
-from hpt_megatron.config.own import read_own
+from hpt_megatron.config.own_files import read_own
 from hpt_megatron.config.problem import Problem, counted, errors
 from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
