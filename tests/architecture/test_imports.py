@@ -13,7 +13,7 @@ FLOORS = [
     ["errors"],
     ["registry"],
     ["config", "protocol"],
-    ["host", "device", "algorithms"],
+    ["host", "device", "algorithms", "layout"],
     ["mcore", "embedded"],
     ["cli"],
 ]
@@ -27,7 +27,7 @@ QUARANTINE = {
     "hydra": ["hpt_megatron/config/compose.py"],
     "omegaconf": ["hpt_megatron/config/compose.py"],
 }
-TORCH_FREE = ["errors", "registry", "config", "host", "cli"]
+TORCH_FREE = ["errors", "registry", "config", "host", "layout", "cli"]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
 
 

@@ -1,0 +1,9 @@
+"""Who does what: images to ranks, layers to stages; on plain numbers, no process group anywhere.
+
+    cost.py    what a row, an image, a head costs, in floating point operations of its forward pass
+    share.py   images of a micro-batch -> the ranks that encode them
+    stages.py  decoder layers -> pipeline stages, also where they do not divide evenly
+
+Every rank computes the same plan from the same numbers, so nothing here is sent around, and nothing may depend on the
+machine, the clock, or the order of a set.
+"""
