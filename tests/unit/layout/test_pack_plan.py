@@ -31,7 +31,8 @@ def problems(draw, most_rows: int = 40):
     """Rows of 1 to 100 tokens, some that share images, and limits that every row alone fits."""
     images = draw(st.lists(st.builds(ImageSize, st.integers(1, 30), st.integers(0, 500).map(float)), max_size=6))
     shown = st.lists(st.integers(0, len(images) - 1), max_size=3).map(tuple) if images else st.just(())
-    row = st.builds(RowSize, st.integers(1, 100), st.integers(0, 900).map(float), shown)
+    costs = st.integers(0, 900).map(float) | st.sampled_from([0.0, 1.0, 2.0])
+    row = st.builds(RowSize, st.integers(1, 100) | st.sampled_from([1, 9]), costs, shown)
     rows = draw(st.lists(row, max_size=most_rows))
     limits = PackLimits(
         max_tokens=draw(st.integers(120, 400)),
@@ -186,6 +187,17 @@ def test_packs_are_of_even_length_where_there_is_room():
     assert max(lengths) / min(lengths) < 1.1
 
 
+def test_packs_that_are_nearly_full_are_of_even_length_and_leave_room_to_even_the_ranks():
+    """The rows fill 99 % of the least number of packs, which only the tight way manages."""
+    rows, pictures = drawn(9, 512)
+    total = sum(row.length for row in rows)
+    plan = plan_packs(rows, pictures, PackLimits(max_tokens=int(total / 512 / 0.99), dp=32))
+    lengths = [length for rank in plan.lengths for length in rank]
+    assert len(lengths) == 512
+    assert max(lengths) / min(lengths) < 1.1
+    assert plan.spread <= 0.03
+
+
 def test_rows_of_a_prompt_stay_together_where_there_is_room():
     """Encoded once per prompt, or twice; row by row it would be up to 8 times."""
     rows, pictures = drawn(7, 64)
@@ -196,7 +208,7 @@ def test_rows_of_a_prompt_stay_together_where_there_is_room():
 
 def test_a_cap_on_patches_keeps_ranks_even():
     rows, pictures = drawn(8, 64)
-    limits = PackLimits(max_tokens=16384, dp=8, max_patches=16384)
+    limits = PackLimits(max_tokens=16384, dp=8, max_patches=9000)
     plan = plan_packs(rows, pictures, limits)
     assert_sound(plan, rows, pictures, limits)
     assert plan.spread <= 0.03
@@ -208,6 +220,14 @@ def test_fewer_rows_than_packs_leave_empty_packs():
     assert plan.lengths == ((8,), (8,), (8,))
     assert plan.fill == 12 / 24
     assert plan.spread == float("inf")
+
+
+def test_ranks_are_not_evened_by_emptying_a_pack():
+    """7 and 2 against 3 and 2: moving the 2 would make it 7 and 7, with a pack of nothing."""
+    rows = [RowSize(30, 7.0), RowSize(10, 3.0), RowSize(10, 2.0), RowSize(10, 2.0)]
+    plan = plan_packs(rows, [], PackLimits(max_tokens=100, dp=2, multiple=2))
+    assert sorted(flat(plan)) == [(0,), (1,), (2,), (3,)]
+    assert sorted(plan.rank_costs) == [5.0, 9.0]
 
 
 def test_no_rows_give_a_plan_of_padding():
