@@ -57,6 +57,9 @@ RENAMED = {
     f"{_ACTOR}.ppo_micro_batch_size_per_gpu": "trainer.ppo_micro_batch_size",
     f"{_ACTOR}.use_dynamic_bsz": "trainer.use_dynamic_bsz",
     f"{_ACTOR}.ppo_max_token_len_per_gpu": "trainer.ppo_max_token_len_per_gpu",
+    f"{_ACTOR}.fsdp_config.optimizer_offload": "trainer.optimizer_offload",
+    f"{_OPTIM}.weight_decay": "trainer.weight_decay",
+    f"{_OPTIM}.betas": "trainer.adam_betas",
     f"{_OPTIM}.lr": "trainer.lr",
     f"{_OPTIM}.lr_warmup_steps": "trainer.lr_warmup_steps",
     f"{_ACTOR}.megatron.tensor_model_parallel_size": "layout.tp",
@@ -119,6 +122,7 @@ RETIRED = {
     f"{_ROLLOUT}.load_format": "weights reach the engine by publishing alone",
     "actor_rollout_ref.hybrid_engine": "training and sampling share devices by placement",
     "actor_rollout_ref.model.use_remove_padding": "sequences are always packed without padding",
+    "actor_rollout_ref.model.enable_gradient_checkpointing": "what is computed again is trainer.recompute",
     "actor_rollout_ref.model.external_lib": "no code outside the package is imported by name",
     "algorithm.surprisal_base": _NO_READER,
     "data.return_raw_input_ids": _NO_READER,
@@ -133,16 +137,13 @@ RETIRED = {
     "trainer.soft_type": "a table of `soft` has a name or is given: algorithm.soft.table",
 }
 
-_PREFIX, _ALGORITHMS, _TRAINER, _LOOP, _DATA = (
+_PREFIX, _ALGORITHMS, _LOOP, _DATA = (
     "the prefix strategies",
     "the algorithms",
-    "the Megatron trainer",
     "the loop",
     "the data pipeline",
 )
 LATER = {
-    f"{_ACTOR}.fsdp_config.optimizer_offload": _TRAINER,
-    "actor_rollout_ref.model.enable_gradient_checkpointing": _TRAINER,
     f"{_ACTOR}.ppo_epochs": _ALGORITHMS,
     f"{_ACTOR}.use_sft_prefix_reward": _PREFIX,
     f"{_REF}.use_ref": _ALGORITHMS,

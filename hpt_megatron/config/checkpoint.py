@@ -32,6 +32,7 @@ VISION_DEFAULTS: dict[str, Any] = {
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
 VISION_OTHER_NAMES = {"in_channels": "in_chans", "patch_size": "spatial_patch_size"}
+PLACEHOLDERS = {"image_token_id": 151655, "video_token_id": 151656}
 LLAMA_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -57,6 +58,7 @@ def shape_of(config: Any) -> dict[str, Any]:
         shape |= {f"rope_scaling.{key}": rope[key] for key in LLAMA_SCALING if key in rope}
     if family == "qwen2_5_vl":
         shape["mrope_section"] = tuple(rope["mrope_section"])
+        shape |= {key: config.get(key, usual) for key, usual in PLACEHOLDERS.items()}
         shape |= {f"vision.{key}": value for key, value in _vision(config["vision_config"]).items()}
     return shape
 

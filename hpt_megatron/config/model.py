@@ -61,4 +61,6 @@ class ModelConfig:
     rope_theta: float
     mrope_section: tuple[int, ...] | None
     rope_scaling: RopeScaling | None
+    image_token_id: int | None
+    video_token_id: int | None
     vision: VisionConfig | None

@@ -78,15 +78,24 @@ class TrainerConfig:
     total_training_steps: Count | None
     save_freq: int
     test_freq: int
+    freeze: tuple[str, ...]
     lr: float
+    lr_schedule: Literal["constant", "linear", "cosine"]
     lr_warmup_steps: int
+    lr_floor: float
+    weight_decay: float
+    adam_betas: tuple[float, ...]
     clip_grad: float
     max_grad_norm: float | None
+    recompute: Literal["none", "selective", "full"]
+    optimizer_offload: bool
+    overlap_communication: bool
     critic_warmup: int
     ppo_mini_batch_size: Count
     ppo_micro_batch_size: Count
     use_dynamic_bsz: bool
     ppo_max_token_len_per_gpu: Count
+    max_patches_per_gpu: Count | None
 
 
 @dataclass(frozen=True, kw_only=True)

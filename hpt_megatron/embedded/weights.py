@@ -45,14 +45,19 @@ def vision_shapes(vision: VisionConfig) -> dict[str, Shape]:
 def language_shapes(model: ModelConfig) -> dict[str, Shape]:
     """The tensors of the language model."""
     wide, inner = model.hidden_size, model.intermediate_size
-    shared = model.num_key_value_heads * model.head_dim
+    queries, shared = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
     shapes: dict[str, Shape] = {"model.embed_tokens.weight": (model.vocab_size, wide)}
     for layer in range(model.num_hidden_layers):
         block = f"model.layers.{layer}"
         shapes |= {f"{block}.input_layernorm.weight": (wide,), f"{block}.post_attention_layernorm.weight": (wide,)}
-        shapes |= linear(f"{block}.self_attn.q_proj", wide, wide)
-        shapes |= linear(f"{block}.self_attn.k_proj", shared, wide) | linear(f"{block}.self_attn.v_proj", shared, wide)
-        shapes[f"{block}.self_attn.o_proj.weight"] = (wide, wide)
+        attention = linear(f"{block}.self_attn.q_proj", queries, wide)
+        attention |= linear(f"{block}.self_attn.k_proj", shared, wide) | linear(
+            f"{block}.self_attn.v_proj", shared, wide
+        )
+        shapes |= {
+            name: shape for name, shape in attention.items() if model.attention_bias or not name.endswith("bias")
+        }
+        shapes[f"{block}.self_attn.o_proj.weight"] = (wide, queries)
         shapes |= {f"{block}.mlp.gate_proj.weight": (inner, wide), f"{block}.mlp.up_proj.weight": (inner, wide)}
         shapes[f"{block}.mlp.down_proj.weight"] = (wide, inner)
     shapes["model.norm.weight"] = (wide,)

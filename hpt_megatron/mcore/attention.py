@@ -7,12 +7,11 @@ Decision: keys and values are gathered over the context-parallel group, queries 
 for the whole sequence's keys and values in one layer, and needs one collective each way.
 
 Invariants:
-    1. Rank r of n holds the chunks r and 2n-1-r of each sequence, as megatron-core cuts its rotary tables
-       (`get_pos_emb_on_this_cp_rank`). `positions` is the only place that knows.
-    2. The gathered order is by rank, not by position. The mask compares positions, so no reordering is needed.
-    3. The gradient of a gathered key is the sum over all ranks that attended to it: a reduce-scatter.
-
-Packed sequences are refused until they have masks of their own.
+    1. Rank r of n holds the chunks r and 2n-1-r of each sequence (`sequences.py`).
+    2. In a pack each chunk of queries attends to its own sequence up to its own end, so no work is done for keys that
+       a mask would hide; the pack's filler is not computed at all and comes out as 0.
+    3. Without packing, the gathered order is by rank, not by position; the mask compares positions.
+    4. The gradient of a gathered key is the sum over all ranks that attended to it: a reduce-scatter.
 """
 
 import contextlib
@@ -26,27 +25,10 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 
 from hpt_megatron.errors import UserError
-
-
-def positions(length: int, rank: int, ranks: int) -> torch.Tensor:
-    """Where the `length` tokens that a context-parallel rank holds stand in their sequence.
-
-    >>> positions(4, 0, 2), positions(4, 1, 2)
-    (tensor([0, 1, 6, 7]), tensor([2, 3, 4, 5]))
-    """
-    if ranks == 1:
-        return torch.arange(length)
-    if length % 2:
-        raise UserError(
-            f"{length} tokens on a context-parallel rank cannot be cut in two",
-            where="sequence length",
-            mend=f"pad sequences to a multiple of {2 * ranks}",
-        )
-    chunk = length // 2
-    first, second = rank * chunk, (2 * ranks - 1 - rank) * chunk
-    return torch.cat((torch.arange(first, first + chunk), torch.arange(second, second + chunk)))
+from hpt_megatron.mcore.sequences import PackedSequences, positions
 
 
 class GatherRanks(torch.autograd.Function):
@@ -104,7 +86,9 @@ class CoreAttention(torch.nn.Module):
         packed_seq_params: Any = None,
     ) -> torch.Tensor:
         kind = attn_mask_type or self.attn_mask_type
-        self._refuse(kind, attention_mask, attention_bias, packed_seq_params)
+        self._refuse(kind, attention_mask, attention_bias)
+        if packed_seq_params is not None:
+            return self._packed(query, key, value, packed_seq_params)
         length, batch = query.shape[:2]
         ranks = self.group.size()
         mask = None
@@ -129,16 +113,41 @@ class CoreAttention(torch.nn.Module):
             )
         return out.permute(2, 0, 1, 3).reshape(length, batch, -1)
 
+    def _packed(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: PackedSequences
+    ) -> torch.Tensor:
+        """Queries as [tokens, heads, channels] of this rank; keys and values of the whole pack, chunk by chunk."""
+        if pack.order is not None:
+            pairs = GatherRanks.apply(torch.stack((key, value)), self.group)
+            key, value = (pairs[:, part].flatten(0, 1).index_select(0, pack.order) for part in (0, 1))
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        out = []
+        with self._random_state():
+            for each in pack.segments:
+                whole = each.queries == each.keys
+                attended = functional.scaled_dot_product_attention(
+                    query[None, :, each.query : each.query + each.queries],
+                    key[None, :, each.key : each.key + each.keys],
+                    value[None, :, each.key : each.key + each.keys],
+                    attn_mask=None if whole else causal_lower_right(each.queries, each.keys),
+                    dropout_p=self.dropout if self.training else 0.0,
+                    is_causal=whole,
+                    scale=self.scale,
+                    enable_gqa=query.shape[0] != key.shape[0],
+                )
+                out.append(attended[0].transpose(0, 1))
+        if pack.filler or not out:  # connected to the query, so that the filler's gradient is 0 and not absent
+            out.append(query[:, query.shape[1] - pack.filler :].transpose(0, 1) * 0.0)
+        return torch.cat(out).flatten(1)
+
     def _random_state(self) -> contextlib.AbstractContextManager[Any]:
         """Dropout differs between tensor-parallel ranks; under sequence parallelism the layer has seen to that."""
         if self.training and self.dropout and not self.sequence_parallel:
             return tensor_parallel.get_cuda_rng_tracker().fork()  # type: ignore[no-any-return]
         return contextlib.nullcontext()
 
-    def _refuse(self, kind: AttnMaskType, mask: Any, bias: Any, packed: Any) -> None:
+    def _refuse(self, kind: AttnMaskType, mask: Any, bias: Any) -> None:
         """What this twin cannot do, in one line each."""
-        if packed is not None:
-            raise UserError("packed sequences need Transformer Engine for now", mend="pass rows without packing")
         if bias is not None:
             raise UserError("attention_bias is not supported without Transformer Engine")
         if kind not in (AttnMaskType.causal, AttnMaskType.no_mask):

@@ -57,6 +57,12 @@ def apex() -> Part:
     return look("apex", "apex.optimizers")
 
 
+@cache
+def fused_weight_gradient() -> Part:
+    """apex's kernel that adds a weight's gradient to its buffer inside the matrix product."""
+    return look("fused_weight_gradient_mlp_cuda", "fused_weight_gradient_mlp_cuda")
+
+
 transformer_engine()
 apex()
 # Megatron-core says the same once per module that looks, at every import and in every process.

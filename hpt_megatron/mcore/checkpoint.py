@@ -117,6 +117,8 @@ def _read(state: dict[str, Any], folder: str | Path) -> dict[str, Any]:
         reason = next(iter(error.failures.values()))[0]
         if not isinstance(reason, (CheckpointingException, UserError, OSError, pickle.UnpicklingError)):
             raise
+    if isinstance(reason, pickle.UnpicklingError):  # torch's words would send the reader to unsafe loading
+        raise UserError("an object in it holds more than plain values", where=str(folder)) from reason
     raise UserError(str(reason).splitlines()[0], where=str(folder), mend="was the same model saved?") from reason
 
 

@@ -25,7 +25,7 @@ class RMSNorm(torch.nn.Module):
                 "has no twin without Transformer Engine",
                 mend="use RMSNorm with weights around one, or install the extra `te`",
             )
-        device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ class ScalarHead(torch.nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
         dtype = config.params_dtype
         self.weight = torch.nn.Parameter(torch.zeros((1, config.hidden_size), dtype=dtype, device=device))
         self.bias = torch.nn.Parameter(torch.zeros(1, dtype=dtype, device=device))

@@ -25,23 +25,13 @@ CHECKPOINT = {
 
 WAITING = {
     "algorithm": "remove_sfted_data",
-    "data": ("max_prefix_len max_prompt_length max_response_length train_batch_size train_files val_files"),
-    "layout": "sequence_parallel vocab_multiple vpp",
-    "model": (
-        "path rope_scaling.factor rope_scaling.high_freq_factor rope_scaling.low_freq_factor "
-        "rope_scaling.original_max_position_embeddings"
-    ),
+    "data": "max_prefix_len max_prompt_length max_response_length train_batch_size train_files val_files",
     "reward": "reward_impl_version",
     "rollout": (
-        "agent gpu_memory_utilization max_model_len max_turns mm_encoder_tp_mode n_val name "
-        "publish_bucket_mb search_url temperature tensor_parallel_size top_k top_p val_temperature "
-        "val_top_p"
+        "agent gpu_memory_utilization max_model_len max_turns mm_encoder_tp_mode n_val name publish_bucket_mb "
+        "search_url tensor_parallel_size top_k top_p val_temperature val_top_p"
     ),
-    "trainer": (
-        "clip_grad critic_warmup dtype lr lr_warmup_steps max_grad_norm ppo_max_token_len_per_gpu "
-        "ppo_micro_batch_size ppo_mini_batch_size save_freq seed test_freq total_epochs "
-        "total_training_steps use_dynamic_bsz"
-    ),
+    "trainer": "critic_warmup ppo_mini_batch_size save_freq test_freq total_epochs",
 }
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}
 

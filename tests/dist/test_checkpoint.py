@@ -92,7 +92,7 @@ def test_another_layout_goes_on_with_the_same_losses(
 def test_the_cheap_format_refuses_another_tensor_parallel_size(saved: Saved) -> None:
     """One line that says how to mend it, not an assertion from the inside of the optimizer."""
     folder, _ = saved(2, Case(tp=2))
-    with pytest.raises(RuntimeError, match="save it with sharding=fully_reshardable"):
+    with pytest.raises(UserError, match="save it with sharding=fully_reshardable"):
         run(1, load_and_train, Case(), str(folder / "dp_reshardable"), 1)
 
 
@@ -107,7 +107,7 @@ def test_the_cheap_format_loads_under_another_data_parallel_size(saved: Saved) -
 def test_the_checkpoint_of_another_model_is_refused_in_one_line(saved: Saved) -> None:
     """Which layers it lacks."""
     folder, _ = saved(2, Case(tp=2))
-    with pytest.raises(RuntimeError, match=r"UserError: .*fully_reshardable: .*; was the same model saved\?"):
+    with pytest.raises(UserError, match=r".*fully_reshardable: .*; was the same model saved\?"):
         run(1, load_and_train, Case(layers=4), str(folder / "fully_reshardable"), 1)
 
 
@@ -146,7 +146,7 @@ def test_a_forged_file_is_refused_and_not_executed(saved: Saved, tmp_path: Path,
         (forged / file.name).write_bytes(file.read_bytes())
     with (forged / name).open("wb") as file:
         (torch.save if name == "common.pt" else pickle.dump)(Touch(tmp_path / "touched"), file)
-    with pytest.raises(RuntimeError, match="mknod"):
+    with pytest.raises(UserError, match="mknod|more than plain values"):
         run(2, load_and_train, Case(tp=2), str(forged), 1)
     assert not (tmp_path / "touched").exists()
 
@@ -184,7 +184,7 @@ def test_a_forged_object_inside_a_data_file_is_refused_and_not_executed(tmp_path
     """Parameter groups travel as pickled objects in the cheap format."""
     run(1, save_forged_object, str(tmp_path / "forged"), str(tmp_path / "touched"))
     assert not (tmp_path / "touched").exists()
-    with pytest.raises(RuntimeError, match="mknod"):
+    with pytest.raises(UserError, match="mknod|more than plain values"):
         run(1, load_and_train, Case(), str(tmp_path / "forged"), 1)
     assert not (tmp_path / "touched").exists()
 

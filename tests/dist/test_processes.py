@@ -3,13 +3,14 @@
 import os
 import time
 
-import processes
+
 import psutil
 import pytest
 import torch
 import torch.distributed as dist
 from processes import run
 
+from hpt_megatron.mcore import local_processes
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ def fail_beside_a_collective(where: Rendezvous) -> None:
 
 def test_a_process_that_hangs_is_ended_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """And it says so."""
-    monkeypatch.setattr(processes, "DEADLINE_S", 2)
+    monkeypatch.setattr(local_processes, "DEADLINE_S", 2)
     with pytest.raises(RuntimeError, match="rank 0 ended without an answer"):
         run(1, sleep)
 

@@ -19,9 +19,10 @@ from torch.nn import functional
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.adam import Adam
-from hpt_megatron.mcore.attention import CoreAttention, positions
+from hpt_megatron.mcore.attention import CoreAttention
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
 from hpt_megatron.mcore.norm import RMSNorm
+from hpt_megatron.mcore.sequences import positions
 
 pytestmark = pytest.mark.slow
 
@@ -153,13 +154,11 @@ class One:
 
 
 def test_what_the_attention_twin_cannot_do_is_refused_in_one_line() -> None:
-    """Packed sequences above all, which would otherwise attend across their borders."""
+    """Masks, biases and windows of other kinds."""
     groups_of_one = ProcessGroupCollection()
     groups_of_one.cp = One()
     attention = CoreAttention(transformer_config(Case()), AttnMaskType.causal, groups_of_one)
     qkv = [whole(name) for name in ("query", "key", "value!")]
-    with pytest.raises(UserError, match="packed sequences need Transformer Engine"):
-        attention(*qkv, packed_seq_params=object())
     with pytest.raises(UserError, match="mask type padding needs Transformer Engine"):
         attention(*qkv, attn_mask_type=AttnMaskType.padding)
     with pytest.raises(UserError, match="attention_bias"):

@@ -1,12 +1,13 @@
 """Devices, heads, layers and vocabulary against the trainer's layout."""
 
 from collections.abc import Iterator
+from math import lcm
 
 from hpt_megatron.config.geometry import padded_vocab_size
-from hpt_megatron.config.problem import Problem, divisors, neighbours
+from hpt_megatron.config.problem import Problem, neighbours
 from hpt_megatron.config.run import RunConfig
 
-MOST_TP = MOST_STAGES = 64  # bounds for the lists of valid sizes in messages
+MOST_TP = 64  # a bound for the list of valid sizes in messages
 
 
 def check_devices(run: RunConfig) -> Iterator[Problem]:
@@ -62,20 +63,20 @@ def check_node_boundary(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_stages(run: RunConfig) -> Iterator[Problem]:
-    """Layers divide by stages, virtual ones included; a virtual pipeline needs a pipeline."""
+    """Every stage has a layer, virtual ones included; a virtual pipeline needs a pipeline.
+
+    Layers need not divide by stages: stages then differ by one layer (`layout/stages.py`).
+    """
     layout, layers = run.layout, run.model.num_hidden_layers
     if layout.vpp > 1 and layout.pp == 1:
         yield Problem(
             "layout.vpp", layout.vpp, "interleaves the stages of a pipeline, and pp is 1", "1, or pp of 2 or more"
         )
-    elif layers % (layout.pp * layout.vpp):
-        stages = f"pp {layout.pp}" + (
-            f" x vpp {layout.vpp} = {layout.pp * layout.vpp} stages" if layout.vpp > 1 else ""
-        )
-        path = "layout.pp" if layers % layout.pp else "layout.vpp"
-        right = divisors(layers, MOST_STAGES) if path == "layout.pp" else divisors(layers // layout.pp, MOST_STAGES)
-        value = layout.pp if path == "layout.pp" else layout.vpp
-        yield Problem(path, value, f"{layers} layers do not divide by {stages}", right)
+    elif layers < layout.pp * layout.vpp:
+        path, value = ("layout.vpp", layout.vpp) if layers >= layout.pp else ("layout.pp", layout.pp)
+        stages = f"pp {layout.pp}" + (f" x vpp {layout.vpp}" if layout.vpp > 1 else "")
+        right = f"at most {layers // layout.pp if path == 'layout.vpp' else layers}"
+        yield Problem(path, value, f"{layers} layers leave a stage of {stages} without any", right)
 
 
 def check_sequence_parallel(run: RunConfig) -> Iterator[Problem]:
@@ -117,7 +118,7 @@ def check_pack_divides(run: RunConfig) -> Iterator[Problem]:
     lengths divide.
     """
     layout, trainer = run.layout, run.trainer
-    step = layout.tp * (2 * layout.cp if layout.cp > 1 else 1)
+    step = lcm(2, layout.tp) if layout.cp > 1 else layout.tp
     if trainer.use_dynamic_bsz and trainer.ppo_max_token_len_per_gpu % step:
         yield Problem(
             "trainer.ppo_max_token_len_per_gpu",

@@ -38,10 +38,29 @@ def check_optimizer(run: RunConfig) -> Iterator[Problem]:
         )
     if trainer.lr_warmup_steps < 0:
         yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, "must not be negative", "0")
+    if not 0 <= trainer.lr_floor <= 1:
+        yield Problem("trainer.lr_floor", trainer.lr_floor, "is a share of lr", "0 to 1")
+    if trainer.weight_decay < 0:
+        yield Problem("trainer.weight_decay", trainer.weight_decay, "must not be negative", "0.01, or 0 for none")
+    if len(trainer.adam_betas) != 2 or not all(0 <= beta < 1 for beta in trainer.adam_betas):
+        yield Problem(
+            "trainer.adam_betas", list(trainer.adam_betas), "are two numbers from 0 to below 1", "[0.9, 0.999]"
+        )
     steps = trainer.total_training_steps
+    if trainer.lr_schedule != "constant" and steps is None:
+        why = "falls until the last step, and total_training_steps does not say when that is"
+        yield Problem("trainer.lr_schedule", trainer.lr_schedule, why, "constant, or total_training_steps")
     if steps is not None and trainer.lr_warmup_steps >= steps:
         why = f"the run of {steps} steps ends before the learning rate is reached"
         yield Problem("trainer.lr_warmup_steps", trainer.lr_warmup_steps, why, f"below {steps}", "warning")
+
+
+def check_freeze(run: RunConfig) -> Iterator[Problem]:
+    """Something is left to train; whether a pattern matches is seen where the tensors are."""
+    for index, pattern in enumerate(run.trainer.freeze):
+        if not pattern.strip() or pattern == "*":
+            why = "would leave nothing to train" if pattern.strip() else "is empty"
+            yield Problem(f"trainer.freeze[{index}]", pattern, why, "names or patterns such as visual.*")
 
 
 def check_frequencies(run: RunConfig) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ PLANTED = {
     "layout.pt=2": ("layout.pt = 2: no such key", "layout.tp"),
     "model=qwen2.5-vl-8b": ("model = qwen2.5-vl-8b: no such choice", "qwen2.5-vl-3b"),
     "layout.tp=3": ("layout.tp = 3: does not divide the 28 attention heads", "1, 2, 4"),
-    "layout.pp=3": ("layout.pp = 3: 28 layers do not divide by pp 3", "1, 2, 4, 7, 14, 28"),
+    "layout.pp=29": ("layout.pp = 29: 28 layers leave a stage of pp 29 without any", "at most 28"),
     "data.train_batch_size=100": ("data.train_batch_size = 100: does not divide into mini-batches of 64", "64 or 128"),
     "trainer.switch_gate=12": ("algorithm.switch_gate = 12: counts successes among 8 rollouts", "-1 to 7"),
     "rollout.max_model_len=1000": ("rollout.max_model_len = 1000: max_prompt_length 1024 +", "at least 9216"),

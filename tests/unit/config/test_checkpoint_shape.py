@@ -20,6 +20,8 @@ SEVEN = {
     "rope_theta": 1000000.0,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "tie_word_embeddings": False,
+    "image_token_id": 151655,
+    "video_token_id": 151656,
     "vision_config": {
         "hidden_size": 1280,
         "in_chans": 3,

@@ -1,0 +1,67 @@
+"""Which parameters are not trained, by patterns over the checkpoint's tensor names.
+
+    visual.*                             the tower with its merger
+    visual.merger.*                      the merger alone
+    model.layers.[0-9].*                 the first ten layers
+    model.embed_tokens.weight            the embedding; with tied embeddings the output matrix is the same tensor
+
+Patterns are those of a shell (`*`, `?`, `[0-9]`) and match whole names in the hub's spelling; the newer one is
+understood.
+
+Invariants
+    1. A pattern that matches nothing in the whole model is an error: misspelt, it would train what should stand still.
+    2. A fused parameter is frozen as a whole or not at all; patterns that name part of it are an error, and so is a
+       frozen weight whose bias is trained, for which megatron-core computes no gradient.
+    3. Copies of a tied tensor are one name, so they freeze together.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from hpt_megatron.errors import UserError
+from hpt_megatron.weights.entry import Entry
+from hpt_megatron.weights.table import EMBED_TOKENS, LM_HEAD, Table, canonical
+
+WHERE = "trainer.freeze"
+
+
+def frozen(patterns: Sequence[str], entries: Iterable[Entry], tied: bool) -> set[str]:
+    """Names of the trainer's parameters that the patterns freeze, over the whole model."""
+    found: set[str] = set()
+    wanted = [canonical(pattern) for pattern in patterns]
+    if tied:
+        wanted = [EMBED_TOKENS if pattern == LM_HEAD else pattern for pattern in wanted]
+    used = set()
+    for entry in entries:
+        hits = [[pattern for pattern in wanted if fnmatchcase(name, pattern)] for name in entry.checkpoint]
+        used |= {pattern for hit in hits for pattern in hit}
+        if any(hits) and not all(hits):
+            apart = next(name for name, hit in zip(entry.checkpoint, hits, strict=True) if not hit)
+            what = f"freezes part of a fused parameter: {' + '.join(entry.checkpoint)}"
+            raise UserError(what, where=WHERE, mend=f"freeze {apart} too, or none of them")
+        if all(hits):
+            found.add(entry.trainer)
+    unknown = [pattern for pattern, name in zip(patterns, wanted, strict=True) if name not in used]
+    if unknown:
+        mend = "names are those of the checkpoint, such as visual.* or model.layers.0.*"
+        raise UserError(f"no tensor of the model matches {', '.join(unknown)}", where=WHERE, mend=mend)
+    return found
+
+
+def freeze(named: Iterable[tuple[str, torch.nn.Parameter]], names: set[str]) -> None:
+    """Switches gradients off for the parameters of one stage, given by their names over the whole model."""
+    params = dict(named)
+    for name, param in params.items():
+        bias = name.removesuffix("weight") + "bias"
+        alone = name in names and name.endswith(".weight") and bias in params and bias not in names
+        if alone and not name.startswith("visual."):
+            what = f"freezes {name} but not its bias, for which no gradient is computed then"
+            raise UserError(what, where=WHERE, mend="freeze both or none")
+        param.requires_grad_(name not in names)
+
+
+def trainable(table: Table, entries: Iterable[Entry], names: set[str]) -> list[str]:
+    """The checkpoint's tensors that are trained."""
+    return [name for entry in entries if entry.trainer not in names for name in entry.checkpoint]

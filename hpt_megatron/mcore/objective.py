@@ -1,0 +1,77 @@
+"""The loss of a micro-batch: the components over what the head says, as one weighted sum.
+
+The trainer does not know the algorithm. A component is anything with `name`, `reads` and a call that takes a view; its
+weights come with the rows in the column `weight_<name>`, already normalised over the whole optimizer step.
+
+Invariants
+    1. Sums over a row are sums over the context-parallel ranks that share it, in both passes.
+    2. A component without a weight anywhere is an exact 0 and still takes part in every collective.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpt_megatron.algorithms.objective.part import Component, View
+from hpt_megatron.mcore.model import Said, Want
+from hpt_megatron.mcore.pack import Pack
+
+WEIGHT = "weight_"
+ALWAYS = ("rollout_logp",)  # stored columns that a component may use without asking
+Sums = dict[str, tuple[Tensor, Tensor]]
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum over a group, on every rank; each rank's loss depends on it, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+def weighted_tokens(tokens: Mapping[str, Tensor]) -> Tensor:
+    """Which tokens of rows any component has a weight for."""
+    masks = [column != 0 for name, column in tokens.items() if name.startswith(WEIGHT)]
+    return torch.stack(masks).any(0) if masks else torch.zeros_like(tokens["ids"], dtype=torch.bool)
+
+
+def total_loss(
+    pack: Pack, said: Said, components: Sequence[Component], group: dist.ProcessGroup
+) -> tuple[Tensor, dict[str, Tensor], Sums]:
+    """The sum of all components, each apart, and metrics as (sum, count)."""
+
+    def sum_by_row(of_token: Tensor) -> Tensor:
+        sums = of_token.new_zeros(pack.num_rows).index_add(0, pack.row, of_token)
+        return (SumOverRanks.apply(sums, group) if group.size() > 1 else sums)[pack.row]
+
+    numbers = {**pack.columns, **({} if said.value is None else {"value": said.value})}
+    main = said.logp if said.logp is not None else said.value
+    assert main is not None
+    losses, metrics = {}, {}
+    for component in components:
+        weight = pack.columns.get(f"{WEIGHT}{component.name}")
+        weight = torch.zeros_like(main) if weight is None else weight.float()
+        wanted = [name for name in (*component.reads, *ALWAYS) if name in numbers]
+        stored = {name: numbers[name].float() for name in wanted}
+        part = component(View(main, weight, said.entropy, stored, sum_by_row))
+        losses[component.name] = losses.get(component.name, 0.0) + part.loss
+        metrics |= part.metrics
+    total = torch.stack(list(losses.values())).sum() if losses else main[:0].sum()
+    return total, {name: loss.detach() for name, loss in losses.items()}, metrics
+
+
+def wanted_of(components: Sequence[Component]) -> Want:
+    """What the head has to compute."""
+    return "entropy" if any("entropy" in component.reads for component in components) else "logp"

@@ -1,0 +1,144 @@
+"""From rows to the tensors of one micro-batch on one rank.
+
+Slot j of a row predicts its token j + 1: labels and every column are shifted by one when they are laid out, so that
+nothing is shifted where sequences are cut. Only slots with a wanted label reach the head.
+
+Invariants
+    1. All ranks of one data-parallel replica build their packs from the same rows, and so agree on every length.
+    2. `slots` and `labels` are those of this context-parallel rank; over the ranks each wanted token comes once.
+    3. The order of `slots` is that of the rank's tokens; `token` says where each stands in the rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.mcore.pictures import Pictures, lay_out
+from hpt_megatron.mcore.positions import Placeholders, row_positions
+from hpt_megatron.mcore.sequences import PackedSequences, PackShape, Place, local
+from hpt_megatron.protocol.batch import Batch
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One micro-batch on one rank."""
+
+    ids: Tensor  # [1, T / cp]
+    positions: Tensor  # [3, T], of the whole pack
+    sequences: PackedSequences
+    slots: Tensor  # [n] among this rank's tokens
+    labels: Tensor  # [n]
+    token: Tensor  # [n] the label's place among the tokens of `rows`
+    row: Tensor  # [n] the row of each
+    columns: Mapping[str, Tensor]  # [n] each
+    num_rows: int
+    total: int
+    pictures: Pictures | None
+
+    def to(self, device: torch.device | str | int) -> "Pack":
+        """The same on a device."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("ids", "positions", "slots", "labels", "token", "row")
+        }
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        pictures = self.pictures.to(device) if self.pictures else None
+        return Pack(
+            **moved,
+            sequences=self.sequences,
+            columns=columns,
+            num_rows=self.num_rows,
+            total=self.total,
+            pictures=pictures,
+        )
+
+
+def pack_shape(batch: Batch, place: Place, at_least: int = 0) -> PackShape:
+    """How long a pack of these rows is."""
+    return PackShape.of(batch.rows.lengths.tolist(), place.tp, place.cp, at_least)
+
+
+def build_pack(
+    batch: Batch, wanted: Tensor, place: Place, holders: Placeholders | None, at_least: int = 0, device: str = "cuda"
+) -> Pack:
+    """Rows, and the tokens whose log-probs are wanted, as a micro-batch of this rank.
+
+    All token columns of the rows but `ids` come along.
+    """
+    rows, shape = batch.rows, pack_shape(batch, place, at_least)
+    starts = torch.tensor(shape.starts[: rows.num_rows], dtype=torch.int64)
+    slot_of_token = rows.position + rows.per_token(starts)
+    ids = torch.zeros(shape.total, dtype=torch.int64)
+    ids[slot_of_token] = rows.tokens["ids"]
+    positions = torch.zeros(3, shape.total, dtype=torch.int64)
+    positions[:, slot_of_token] = batch_positions(batch, holders)
+    labelled = (wanted & (rows.position > 0)).nonzero()[:, 0]
+    token_of_slot = torch.full((shape.total,), -1)
+    token_of_slot[slot_of_token[labelled] - 1] = labelled
+    mine = local(shape, place.cp_rank, place.cp)
+    token = token_of_slot[mine]
+    slots = (token >= 0).nonzero()[:, 0]
+    token = token[slots]
+    columns = {name: column[token] for name, column in rows.tokens.items() if name != "ids"}
+    return Pack(
+        ids=ids[mine][None],
+        positions=positions,
+        sequences=PackedSequences.of(shape, place.cp_rank, place.cp, device),
+        slots=slots,
+        labels=rows.tokens["ids"][token],
+        token=token,
+        row=rows.row_of_token[token],
+        columns=columns,
+        num_rows=rows.num_rows,
+        total=shape.total,
+        pictures=lay_out(batch, holders, slot_of_token, shape, place) if holders else None,
+    ).to(device)
+
+
+def batch_positions(batch: Batch, holders: Placeholders | None) -> Tensor:
+    """[3, T] positions of every token, row after row."""
+    images, ids = batch.images, batch.rows.tokens["ids"]
+    parts = []
+    for number, row_ids in enumerate(torch.split(ids, batch.rows.lengths.tolist())):
+        shown = batch.shown_by(number)
+        grids, seconds = [images.grid_list[each] for each in shown], [float(images.seconds[each]) for each in shown]
+        parts.append(row_positions(row_ids, grids, seconds, holders))
+    return torch.cat(parts, 1) if parts else torch.zeros(3, 0, dtype=torch.int64)
+
+
+def problems_of(batch: Batch, holders: Placeholders | None, longest: int, vocabulary: int) -> list[str]:
+    """What is wrong with rows, one line each; nothing is built from rows that have a line."""
+    found = []
+    rows, images = batch.rows, batch.images
+    trained = rows.row_sum(rows.tokens["trained"].float()) if "trained" in rows.tokens else None
+    for number, ids in enumerate(torch.split(rows.tokens["ids"], rows.lengths.tolist())):
+        name, shown = batch.name(number), batch.shown_by(number)
+        beyond = [each for each in shown if not 0 <= each < len(images)]
+        if len(ids) > longest:
+            found.append(f"{name}: {len(ids)} tokens do not fit into a pack of {longest}")
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+            found.append(f"{name}: a token id is outside 0 to {vocabulary - 1}")
+        if trained is not None and not trained[number]:
+            found.append(f"{name}: nothing in it is trained; an empty target or response")
+        if beyond:
+            found.append(f"{name}: shows image {beyond[0]}, but there are {len(images)}")
+            continue
+        if holders is None:
+            found += [f"{name}: shows images, but the model has no vision tower"] if shown else []
+            continue
+        found += [f"{name}: {text}" for text in _picture_problems(ids, batch, shown, holders)]
+    return found
+
+
+def _picture_problems(ids: Tensor, batch: Batch, shown: list[int], holders: Placeholders) -> list[str]:
+    """Placeholders against grids: the count, and that each picture stands in one piece of the right kind."""
+    marks = holders.marks(ids).nonzero()[:, 0]
+    tokens = [holders.tokens(batch.images.grid_list[each]) for each in shown]
+    if len(marks) != sum(tokens):
+        return [f"{len(marks)} image tokens, but its {len(shown)} grids ask for {sum(tokens)}"]
+    for each, places in zip(shown, torch.split(marks, tokens), strict=True):
+        kind = holders.video if float(batch.images.seconds[each]) else holders.image
+        if len(places) and (int(places[-1] - places[0]) != len(places) - 1 or bool((ids[places] != kind).any())):
+            return [f"the tokens of image {each} do not stand together, or are of the other kind"]
+    return []

@@ -1,0 +1,77 @@
+"""What a step says about itself, the same on every process."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from hpt_megatron.mcore.model import Said
+from hpt_megatron.mcore.objective import Sums
+from hpt_megatron.mcore.optimizer import Moved
+from hpt_megatron.mcore.pack import Pack
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Losses by component (sums over the whole step), metrics (means), and what became of the step."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    skipped: str = ""
+
+    @property
+    def loss(self) -> float:
+        """The whole loss."""
+        return sum(self.losses.values())
+
+    def moved(self, moved: Moved, rate: float) -> "StepReport":
+        """The same with what the optimizer did."""
+        return replace(self, grad_norm=moved.grad_norm, skipped=moved.skipped, lr=rate)
+
+
+def bad_rows(pack: Pack, said: Said, loss: Tensor) -> list[int]:
+    """Rows of a micro-batch whose numbers are not finite; all of its rows when none of them stands out."""
+    if bool(torch.isfinite(loss)):
+        return []
+    numbers = said.logp if said.logp is not None else said.value
+    columns = [numbers, said.entropy, *pack.columns.values()]
+    odd = torch.stack([~torch.isfinite(column.float()) for column in columns if column is not None]).any(0)
+    rows = pack.row[odd].unique().tolist() or pack.row.unique().tolist()
+    return [int(row) for row in rows]
+
+
+def sum_up(kept: Sequence[tuple[Mapping[str, Tensor], Sums]], problem: str) -> StepReport:
+    """Adds up micro-batches, context- and data-parallel ranks; other stages are told by the last one.
+
+    Every rank of the last stage runs the same components, so it has the same names in the same order.
+    """
+    losses: dict[str, float] = {}
+    sums: dict[str, tuple[float, float]] = {}
+    for of_loss, of_metric in kept:
+        for name, value in of_loss.items():
+            losses[name] = losses.get(name, 0.0) + float(value)
+        for name, (total, count) in of_metric.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + float(total), before[1] + float(count))
+    if kept:
+        flat = torch.tensor([*losses.values(), *(x for pair in sums.values() for x in pair)], dtype=torch.float64)
+        flat = flat.to("cuda")
+        dist.all_reduce(flat, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        numbers = flat.tolist()
+        losses = dict(zip(losses, numbers, strict=False))
+        pairs = numbers[len(losses) :]
+        sums = {name: (pairs[2 * at], pairs[2 * at + 1]) for at, name in enumerate(sums)}
+    report = StepReport(
+        losses, {name: total / max(count, 1.0) for name, (total, count) in sums.items()}, skipped=problem
+    )
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        told = [report]
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast_object_list(told, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        report = told[0]
+    return report

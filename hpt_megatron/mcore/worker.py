@@ -1,0 +1,307 @@
+"""One process of the trainer, as a plain class: what a loop in one process calls, and what Ray wraps in an actor.
+
+    worker = MegatronWorker(run)
+    worker.start()                         process groups of the layout, model, weights, optimizer
+    parts = worker.split(batch)            this data-parallel rank's micro-batches; or the driver plans and sends them
+    worker.log_probs(parts)                per token, under the weights as they are
+    worker.update(parts, components)       one optimizer step
+    worker.save(folder); worker.restore(folder)
+    worker.offload(); worker.onload()      make room for the engine, and take it back
+
+Invariants
+    1. Every process of a layout calls the same methods in the same order; each method is one collective operation.
+    2. A step that is refused or skipped leaves weights, moments, counts and random states as they were.
+    3. What comes out does not depend on how rows were split, packed or ordered, but for the order of sums.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from hpt_megatron.algorithms.objective.part import Component
+from hpt_megatron.config.geometry import padded_vocab_size
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.errors import HptError
+from hpt_megatron.mcore import checkpoint
+from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said
+from hpt_megatron.mcore.freeze import freeze, frozen
+from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
+from hpt_megatron.mcore.learning_rate import Schedule, learning_rate
+from hpt_megatron.mcore.log_probs import Sampling
+from hpt_megatron.mcore.micro_batches import build_packs, split
+from hpt_megatron.mcore.model import Head, Model, Said, Stage, Want
+from hpt_megatron.mcore.named import fill, gradients_whole, parameters_of, whole
+from hpt_megatron.mcore.objective import total_loss, wanted_of, weighted_tokens
+from hpt_megatron.mcore.offload import move_out, take_back
+from hpt_megatron.mcore.optimizer import build_optimizer, take_step, wrap
+from hpt_megatron.mcore.pack import Pack, problems_of
+from hpt_megatron.mcore.positions import Placeholders
+from hpt_megatron.mcore.report import StepReport, bad_rows, sum_up
+from hpt_megatron.mcore.schedule import run_schedule
+from hpt_megatron.mcore.sequences import Place
+from hpt_megatron.mcore.transformer_config import decoder_config
+from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.weights.hf_folder import HfFolder
+from hpt_megatron.weights.table import Table
+
+logger = logging.getLogger(__name__)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class MegatronWorker:
+    """One process; see the module."""
+
+    def __init__(self, run: RunConfig, head: Head = "tokens", train: bool = True) -> None:
+        self.run, self.head, self.train = run, head, train
+        self.holders = Placeholders.of(run.model)
+        self.models: list[Any] = []
+        self.optimizer: Any = None
+        self.steps = self.skipped = 0
+
+    def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
+        """Joins the others, builds this process's stages and fills them from the checkpoint that the run names."""
+        layout, trainer, model = self.run.layout, self.run.trainer, self.run.model
+        vpp = layout.vpp if layout.vpp > 1 else None
+        initialize(layout.tp, layout.pp, layout.cp, vpp, seed=trainer.seed, where=where, timeout_s=timeout_s)
+        self.table = Table.of(model, layout.tp, layout.vocab_multiple)
+        self.config = decoder_config(model, layout, DTYPES[trainer.dtype], trainer.recompute)
+        padded = padded_vocab_size(model.vocab_size, layout.vocab_multiple, layout.tp)
+        self.models = [
+            Model(self.config, model, padded, stage, self.head) for stage in stages_here(layout.pp, layout.vpp)
+        ]
+        if model.path is not None:
+            with HfFolder(model.path) as folder:
+                fill(self.models, self.table, folder)
+        if self.train:
+            self._prepare_training()
+
+    def _prepare_training(self) -> None:
+        trainer, model = self.run.trainer, self.run.model
+        if trainer.freeze:
+            entries = self.table.entries(self._tower_names())
+            names = frozen(trainer.freeze, entries, model.tie_word_embeddings)
+            freeze(parameters_of(self.models), names)
+            if dist.get_rank() == 0:
+                left = sum(1 for entry in entries if entry.trainer not in names)
+                logger.warning("frozen: %d of %d parameters, by %s", len(names), left + len(names), trainer.freeze)
+        self.models = wrap(self.models, self.config, trainer)
+        self.optimizer = build_optimizer(self.models, self.config, trainer)
+
+    def _tower_names(self) -> list[str]:
+        """The tower's names on every stage; only the first holds the tower."""
+        own = [name for name, _ in parameters_of(self.models) if name.startswith("visual.")]
+        told = [own]
+        dist.broadcast_object_list(told, src=0)
+        return told[0]
+
+    @property
+    def place(self) -> Place:
+        """This process among those that share a pack."""
+        layout = self.run.layout
+        return Place(
+            layout.tp,
+            layout.cp,
+            parallel_state.get_tensor_model_parallel_rank(),
+            parallel_state.get_context_parallel_rank(),
+        )
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that answers for its stage, whose others hold the same."""
+        first = parallel_state.get_tensor_model_parallel_rank() == 0
+        return first and parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
+
+    def sampling(self) -> Sampling:
+        """What the run's rollouts are drawn from: placeholders of images are never sampled."""
+        holders, rollout = self.holders, self.run.rollout
+        return Sampling(
+            vocab_size=self.run.model.vocab_size,
+            temperature=rollout.temperature,
+            forbidden=(holders.image, holders.video) if holders else (),
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """This data-parallel rank's micro-batches of a batch that all processes have; others plan the same."""
+        return split(batch, self.run)[parallel_state.get_data_parallel_rank()]
+
+    def update(
+        self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None
+    ) -> StepReport:
+        """One optimizer step over micro-batches whose weights are normalised."""
+        if self.optimizer is None:
+            raise HptError("this worker was started without an optimizer", mend="start it with train=True")
+        report = self.accumulate(parts, components, how)
+        trainer = self.run.trainer
+        schedule = Schedule(
+            trainer.lr_schedule, trainer.lr, trainer.lr_warmup_steps, trainer.total_training_steps, trainer.lr_floor
+        )
+        rate = learning_rate(self.steps, schedule)
+        moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
+        self.steps += not moved.skipped
+        self.skipped += bool(moved.skipped)
+        if moved.skipped and dist.get_rank() == 0:
+            logger.warning("step skipped: %s", moved.skipped)
+        return report.moved(moved, rate)
+
+    def accumulate(
+        self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None
+    ) -> StepReport:
+        """Forward and backward over all micro-batches; gradients are whole and summed afterwards, nothing has moved."""
+        wanted = [weighted_tokens(part.rows.tokens) for part in parts]
+        self._agree(parts, wanted)
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        for model in self.models:
+            model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        group = parallel_state.get_context_parallel_group()
+
+        def finish(pack: Pack, said: Said) -> tuple[Tensor, Any]:
+            loss, losses, metrics = total_loss(pack, said, components, group)
+            return loss, (losses, metrics, bad_rows(pack, said, loss))
+
+        kept = run_schedule(self.models, packs, finish, how or self.sampling(), wanted_of(components), train=True)
+        names = [part.name(row) for part, (_, _, rows) in zip(parts, kept, strict=bool(kept)) for row in rows]
+        problem = ""
+        if any_process(bool(names)):
+            told = everything_said(names)
+            problem = f"the loss is not a number in {', '.join(told[:5])}"
+        return sum_up([(losses, metrics) for losses, metrics, _ in kept], problem)
+
+    def log_probs(
+        self, parts: Sequence[Batch], how: Sampling | None = None, with_entropy: bool = False
+    ) -> list[dict[str, Tensor]]:
+        """`logp` (and `entropy`) of every token of the parts but each row's first, which is 0."""
+        return self._evaluate(parts, how or self.sampling(), "entropy" if with_entropy else "logp")
+
+    @torch.no_grad()
+    def logits(self, parts: Sequence[Batch], how: Sampling) -> list[tuple[Tensor, Tensor]]:
+        """Of each part the tokens that this process scored, and what each was drawn from: [n] and [n, vocabulary].
+
+        To compare small inputs; only processes of the last stage have any.
+        """
+        wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        kept = run_schedule(self.models, packs, keep_all, how, "logits", train=False)
+        return [(token.cpu(), said.logits.cpu()) for token, said in kept]
+
+    def values(self, parts: Sequence[Batch]) -> list[Tensor]:
+        """What a scalar head says before every token of the parts; 0 at each row's first."""
+        if self.head != "scalar":
+            raise HptError("this worker has a head over tokens, not one for values")
+        return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp")]
+
+    @torch.no_grad()
+    def _evaluate(self, parts: Sequence[Batch], how: Sampling, want: Want) -> list[dict[str, Tensor]]:
+        wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
+        self._agree(parts, None)
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+
+        kept = run_schedule(self.models, packs, keep_all, how, want, train=False)
+        fields = ["value"] if self.head == "scalar" else ["logp", *(["entropy"] if want == "entropy" else [])]
+        sizes = [part.rows.num_tokens for part in parts]
+        answer = torch.zeros(len(fields), sum(sizes), device="cuda")
+        for (token, said), start in zip(kept, starts_of(sizes), strict=bool(kept)):
+            for line, name in enumerate(fields):
+                answer[line, token + start] = getattr(said, name).float()
+        if self.run.layout.cp > 1:  # each token is on one of the ranks, and 0 on the others
+            dist.all_reduce(answer, group=parallel_state.get_context_parallel_group())
+        if self.run.layout.pp > 1:
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast(answer, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        by_part = torch.split(answer.cpu(), sizes, 1)
+        return [dict(zip(fields, of_part, strict=True)) for of_part in by_part]
+
+    def _agree(self, parts: Sequence[Batch], wanted: Sequence[Tensor] | None) -> None:
+        """Bad rows are refused by all processes alike, before anything is computed."""
+        layout, trainer, model = self.run.layout, self.run.trainer, self.run.model
+        longest = trainer.ppo_max_token_len_per_gpu * layout.cp
+        found = [line for part in parts for line in problems_of(part, self.holders, longest, model.vocab_size)]
+        for part, mask in zip(parts, wanted or (), strict=wanted is not None):
+            first = part.rows.row_of_token[mask & (part.rows.position == 0)]
+            found += [f"{part.name(int(row))}: its first token cannot be trained, nothing predicts it" for row in first]
+        agree_on_rows(found, len(parts), layout.pp if layout.vpp > 1 else 1)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the checkpoint that this stage holds, whole, by its name; all ranks of a stage go along."""
+        self._arrived()
+        for name, param in parameters_of(self.models):
+            if not (self.table.model.tie_word_embeddings and name == "output_layer.weight"):
+                yield from whole(name, param.detach(), self.table)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """The summed gradients after `accumulate`, in the same form; frozen parameters have none."""
+        gradients_whole(self.models)
+        for name, param in parameters_of(self.models):
+            if param.requires_grad and not (self.table.model.tie_word_embeddings and name == "output_layer.weight"):
+                yield from whole(name, param.main_grad, self.table)
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256 of every tensor of the checkpoint that this stage holds."""
+        return {
+            name: hashlib.sha256(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+            for name, tensor in self.weights()
+        }
+
+    def _arrived(self) -> None:
+        """Waits for parameters whose gathering was left to the next forward pass."""
+        for model in self.models:
+            if getattr(model, "ddp_config", None) is not None and model.ddp_config.overlap_param_gather:
+                model.start_param_sync(force_sync=True)
+
+    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None, last: bool = False) -> None:
+        """Writes a checkpoint; the `last` one can be read under any layout, the others under the same tp and pp."""
+        sharding = "fully_reshardable" if last else "dp_reshardable"
+        told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
+        checkpoint.save(folder, self.models, self.optimizer, told, sharding)
+
+    def restore(self, folder: str | Path) -> dict[str, Any]:
+        """Reads a checkpoint; answers what was saved beside it."""
+        extra = checkpoint.load(folder, self.models, self.optimizer)
+        self.steps, self.skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
+        return extra
+
+    def offload(self) -> None:
+        """Moves weights, gradients and moments out of device memory."""
+        self._arrived()
+        move_out(self.models, self.optimizer)
+
+    def onload(self) -> None:
+        """Takes back what `offload` moved out."""
+        take_back(self.models, self.optimizer)
+
+    def stop(self) -> None:
+        """Leaves the process groups."""
+        self.models, self.optimizer = [], None
+        finalize()
+
+
+def stages_here(pp: int, vpp: int) -> list[Stage]:
+    """The stages that this process holds, in the order of the model."""
+    rank = parallel_state.get_pipeline_model_parallel_rank()
+    virtual: list[int | None] = list(range(vpp)) if vpp > 1 else [None]
+    return [
+        Stage(
+            first=rank == 0 and not number,
+            last=rank == pp - 1 and (number is None or number == vpp - 1),
+            virtual=number,
+        )
+        for number in virtual
+    ]
+
+
+def keep_all(pack: Pack, said: Said) -> tuple[Tensor, tuple[Tensor, Said]]:
+    """No loss; what the head says, and about which tokens."""
+    return torch.zeros((), device=pack.ids.device), (pack.token, said)
+
+
+def starts_of(sizes: Sequence[int]) -> list[int]:
+    """Where each piece begins when they stand one after the other."""
+    return [sum(sizes[:number]) for number in range(len(sizes))]

@@ -1,0 +1,1 @@
+"""Whether a checkpoint under a layout is, number for number, the model that transformers loads."""

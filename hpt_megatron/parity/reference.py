@@ -1,0 +1,87 @@
+"""The reference: the model as transformers loads it, one row at a time, with plain logits and autograd."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from hpt_megatron.algorithms.objective.part import Component, View
+from hpt_megatron.config.model import ModelConfig
+from hpt_megatron.errors import UserError
+from hpt_megatron.mcore.objective import WEIGHT
+from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.weights.table import canonical
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one side says: per token (0 at each row's first), in sum, and per tensor of the checkpoint."""
+
+    logits: Tensor  # [T, vocabulary], of the distribution that each token was drawn from
+    logp: Tensor
+    entropy: Tensor
+    losses: dict[str, float]
+    gradients: dict[str, Tensor]
+
+
+def load_reference(folder: str | Path) -> torch.nn.Module:
+    """The model in float32; nothing of the folder is run."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+        loaded: torch.nn.Module = kind.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            str(error).splitlines()[0], where=str(folder), mend="give a folder that transformers loads"
+        ) from error
+    return loaded.eval()
+
+
+def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, components: list[Component]) -> Outcome:
+    """Forward and backward over all rows."""
+    network = load_reference(folder)
+    rows = batch.rows
+    logits = []
+    for number, ids in enumerate(torch.split(rows.tokens["ids"], rows.lengths.tolist())):
+        said = network(input_ids=ids[None], use_cache=False, **_pictures(network, model, batch, number, ids)).logits[0]
+        logits.append(torch.cat((torch.zeros_like(said[:1]), said[:-1])))  # what token t was drawn from stands at t
+    predicted = torch.cat(logits)
+    spread = predicted.log_softmax(-1)
+    logp = spread.gather(1, rows.tokens["ids"][:, None])[:, 0]
+    entropy = -(spread.exp() * spread).sum(-1)
+    losses = {}
+    for component in components:
+        stored = {name: rows.tokens[name] for name in (*component.reads, "rollout_logp") if name in rows.tokens}
+        weight = rows.tokens.get(f"{WEIGHT}{component.name}", torch.zeros_like(logp))
+        view = View.of_rows(logp, weight, rows.row_of_token, entropy=entropy, **stored)
+        losses[component.name] = component(view).loss
+    torch.stack(list(losses.values())).sum().backward()
+    first = rows.position == 0
+    gradients = {
+        canonical(name): param.grad if param.grad is not None else torch.zeros_like(param)
+        for name, param in network.named_parameters()
+    }
+    return Outcome(
+        predicted.detach(),
+        logp.detach().masked_fill(first, 0.0),
+        entropy.detach().masked_fill(first, 0.0),
+        {name: loss.item() for name, loss in losses.items()},
+        gradients,
+    )
+
+
+def _pictures(network: torch.nn.Module, model: ModelConfig, batch: Batch, row: int, ids: Tensor) -> dict[str, Tensor]:
+    """What transformers takes beside the ids of a row with images."""
+    shown = batch.shown_by(row)
+    if not shown:
+        return {}
+    images = batch.images
+    given = {"pixel_values": images.pick(shown), "image_grid_thw": images.grids[shown]}
+    if "mm_token_type_ids" in inspect.signature(network.forward).parameters:
+        given["mm_token_type_ids"] = (ids == model.image_token_id).int()[None]
+    return given

@@ -1,0 +1,104 @@
+"""Rows together with the images they show: what the trainer is given.
+
+Images are held once and referred to by number, because the rollouts of a prompt show the same ones: they travel once,
+and one micro-batch encodes each of them once.
+
+Invariants
+    1. `shown[counts]`: row i shows the next `counts[i]` numbers of `shown`, in the order of its placeholders.
+    2. Patches of all images stand one after the other, `frames * height * width` of them for each grid.
+    3. `seconds` is 0 for a still image, and the seconds between two merged frames for a video.
+
+Example:
+    >>> images = Images(torch.tensor([[1, 2, 2], [1, 2, 4]]), torch.zeros(12, 3), torch.zeros(2))
+    >>> rows = Rows.from_lists({"ids": [[1, 7], [1, 7, 7], [1]]})
+    >>> batch = Batch(rows, images, shown=torch.tensor([0, 1]), counts=torch.tensor([1, 1, 0]))
+    >>> batch.select(torch.tensor([1, 2])).shown_by(0)
+    [1]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.protocol.rows import Rows
+
+
+@dataclass(frozen=True)
+class Images:
+    """The patches of several images or videos."""
+
+    grids: Tensor  # [K, 3] frames, height, width in patches
+    patches: Tensor  # [P, channels of a patch]
+    seconds: Tensor  # [K]
+
+    def __post_init__(self) -> None:
+        if len(self.patches) != int(self.grids.prod(1).sum()):
+            raise ValueError(f"{len(self.patches)} patches, but the grids ask for {int(self.grids.prod(1).sum())}")
+
+    @staticmethod
+    def none(channels: int = 0) -> "Images":
+        """No image at all."""
+        return Images(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, channels), torch.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Patches of each image."""
+        found: list[int] = self.grids.prod(1).tolist()
+        return found
+
+    @cached_property
+    def grid_list(self) -> list[tuple[int, int, int]]:
+        """The grids as plain numbers."""
+        return [(int(t), int(h), int(w)) for t, h, w in self.grids.tolist()]
+
+    def pick(self, numbers: Sequence[int]) -> Tensor:
+        """The patches of some images, in the order asked for."""
+        if not numbers:
+            return self.patches[:0]
+        pieces = torch.split(self.patches, self.sizes)
+        return torch.cat([pieces[number] for number in numbers])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows and their images; see the module for the invariants."""
+
+    rows: Rows
+    images: Images
+    shown: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def of_text(rows: Rows) -> "Batch":
+        """Rows that show nothing."""
+        return Batch(
+            rows, Images.none(), torch.zeros(0, dtype=torch.int64), torch.zeros(rows.num_rows, dtype=torch.int64)
+        )
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        found: list[int] = (self.counts.cumsum(0) - self.counts).tolist()
+        return found
+
+    def shown_by(self, row: int) -> list[int]:
+        """The numbers of the images of a row, in order."""
+        start = self._starts[row]
+        found: list[int] = self.shown[start : start + int(self.counts[row])].tolist()
+        return found
+
+    def select(self, index: Tensor) -> "Batch":
+        """Some of the rows, in the order of the index; the images stay as they are, so their numbers do too."""
+        shown = [number for row in index.tolist() for number in self.shown_by(row)]
+        return Batch(self.rows.select(index), self.images, torch.tensor(shown, dtype=torch.int64), self.counts[index])
+
+    def name(self, row: int) -> str:
+        """What a message calls a row."""
+        fields = self.rows.fields
+        told = [f"{field} {int(fields[field][row])}" for field in ("prompt", "sample") if field in fields]
+        return f"row {row} ({', '.join(told)})" if told else f"row {row}"

@@ -1,0 +1,97 @@
+"""One line of the weight table: a parameter of the trainer, the checkpoint's tensors it is made of, and its cut.
+
+    trainer      decoder.layers.{layer}.self_attention.linear_qkv.weight
+    checkpoint   model.layers.{layer}.self_attn.q_proj.weight, ...k_proj.weight, ...v_proj.weight
+    kind         qkv
+
+A kind says how the checkpoint's tensors are fused and how tensor parallelism cuts the result:
+
+    replicated   one tensor, whole on every rank
+    rows         one tensor, cut along its first axis
+    columns      one tensor, cut along its second axis
+    vocabulary   rows, padded with zeros to a multiple that every rank holds evenly
+    gated        gate and up; each rank holds its rows of the one over its rows of the other
+    qkv          query, key, value; interleaved per KV group (its queries, its key, its value), then cut along the rows.
+                 With more ranks than groups a rank holds part of a group: the cut is even whatever it goes through
+
+Invariants
+    1. `join(shards) == tensors` for the shards of all ranks, for any number of ranks that divides.
+    2. Nothing here knows about processes: a shard is cut from tensors, and joined from tensors.
+
+Example:
+    >>> import torch
+    >>> gate, up = torch.arange(4.0)[:, None], 10 + torch.arange(4.0)[:, None]
+    >>> shards = [cut("gated", [gate, up], rank, 2) for rank in (0, 1)]
+    >>> shards[1].flatten().tolist(), torch.equal(join("gated", shards)[0], gate)
+    ([2.0, 3.0, 12.0, 13.0], True)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["replicated", "rows", "columns", "vocabulary", "gated", "qkv"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line; `{layer}` stands for the number of a layer in all its names alike."""
+
+    trainer: str
+    checkpoint: tuple[str, ...]
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The sizes that a kind needs: KV groups and channels of a head for `qkv`, rows for `vocabulary`."""
+
+    groups: int = 1
+    head_dim: int = 1
+    vocabulary: int = 0
+    padded_vocabulary: int = 0
+
+
+def cut(kind: Kind, tensors: Sequence[Tensor], rank: int, ranks: int, fusion: Fusion = Fusion()) -> Tensor:
+    """This rank's part of a parameter, from the checkpoint's tensors."""
+    if kind == "replicated":
+        return tensors[0]
+    if kind == "columns":
+        return tensors[0].chunk(ranks, 1)[rank]
+    if kind == "gated":
+        return torch.cat([tensor.chunk(ranks)[rank] for tensor in tensors])
+    whole = _interleave(tensors, fusion) if kind == "qkv" else tensors[0]
+    if kind == "vocabulary":
+        missing = fusion.padded_vocabulary - len(whole)
+        whole = torch.cat((whole, whole.new_zeros(missing, *whole.shape[1:]))) if missing else whole
+    return whole.chunk(ranks)[rank]
+
+
+def join(kind: Kind, shards: Sequence[Tensor], fusion: Fusion = Fusion()) -> list[Tensor]:
+    """The checkpoint's tensors, from the parts of all ranks in their order."""
+    if kind == "replicated":
+        return [shards[0]]
+    if kind == "columns":
+        return [torch.cat(list(shards), 1)]
+    if kind == "gated":
+        halves = [shard.chunk(2) for shard in shards]
+        return [torch.cat([half[part] for half in halves]) for part in (0, 1)]
+    whole = torch.cat(list(shards))
+    if kind == "vocabulary":
+        return [whole[: fusion.vocabulary]]
+    return _separate(whole, fusion) if kind == "qkv" else [whole]
+
+
+def _interleave(tensors: Sequence[Tensor], fusion: Fusion) -> Tensor:
+    """[q; k; v] to, for each group, its queries, its key and its value."""
+    grouped = [tensor.view(fusion.groups, -1, *tensor.shape[1:]) for tensor in tensors]
+    return torch.cat(grouped, 1).flatten(0, 1)
+
+
+def _separate(whole: Tensor, fusion: Fusion) -> list[Tensor]:
+    grouped = whole.view(fusion.groups, -1, *whole.shape[1:])
+    sizes = (grouped.shape[1] - 2 * fusion.head_dim, fusion.head_dim, fusion.head_dim)
+    return [part.flatten(0, 1) for part in grouped.split(sizes, 1)]

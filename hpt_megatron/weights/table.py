@@ -1,0 +1,106 @@
+"""The weight table of each family, and the lookups in it.
+
+One table serves conversion, loading, freezing, publishing and inspection. Names on the checkpoint's side are those of
+the hub's files; `canonical` brings the newer spelling (`model.language_model.*`, `model.visual.*`) to them.
+
+Invariants
+    1. Every parameter of the trainer's model has exactly one entry, and every tensor of a checkpoint belongs to one.
+    2. The vision tower keeps its names, so one pattern covers it.
+    3. Tied embeddings have one tensor: the output matrix is the embedding's entry again.
+
+Example:
+    >>> found = lookup(LANGUAGE, "decoder.layers.7.mlp.linear_fc2.weight")
+    >>> found.checkpoint, found.kind
+    (('model.layers.7.mlp.down_proj.weight',), 'columns')
+    >>> canonical("model.language_model.layers.0.input_layernorm.weight")
+    'model.layers.0.input_layernorm.weight'
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hpt_megatron.config.geometry import padded_vocab_size
+from hpt_megatron.config.model import ModelConfig
+from hpt_megatron.errors import HptError
+from hpt_megatron.weights.entry import Entry, Fusion, Kind
+
+EMBEDDING, OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
+EMBED_TOKENS, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LAYER, BLOCK = "decoder.layers.{layer}.", "model.layers.{layer}."
+VISUAL = "visual."
+HEAD = "head."
+
+ATTENTION = tuple(f"{BLOCK}self_attn.{name}_proj." for name in "qkv")
+LANGUAGE: tuple[Entry, ...] = (
+    Entry(EMBEDDING, (EMBED_TOKENS,), "vocabulary"),
+    Entry(f"{LAYER}input_layernorm.weight", (f"{BLOCK}input_layernorm.weight",), "replicated"),
+    Entry(f"{LAYER}self_attention.linear_qkv.weight", tuple(f"{name}weight" for name in ATTENTION), "qkv"),
+    Entry(f"{LAYER}self_attention.linear_qkv.bias", tuple(f"{name}bias" for name in ATTENTION), "qkv"),
+    Entry(f"{LAYER}self_attention.linear_proj.weight", (f"{BLOCK}self_attn.o_proj.weight",), "columns"),
+    Entry(f"{LAYER}pre_mlp_layernorm.weight", (f"{BLOCK}post_attention_layernorm.weight",), "replicated"),
+    Entry(f"{LAYER}mlp.linear_fc1.weight", (f"{BLOCK}mlp.gate_proj.weight", f"{BLOCK}mlp.up_proj.weight"), "gated"),
+    Entry(f"{LAYER}mlp.linear_fc2.weight", (f"{BLOCK}mlp.down_proj.weight",), "columns"),
+    Entry("decoder.final_layernorm.weight", ("model.norm.weight",), "replicated"),
+    Entry(OUTPUT, (LM_HEAD,), "vocabulary"),
+)
+NEWER = (("model.language_model.", "model."), ("model.visual.", VISUAL), ("language_model.model.", "model."))
+NUMBER = re.compile(r"(?<=layers\.)\d+")
+
+
+def canonical(name: str) -> str:
+    """The hub's spelling of a checkpoint's tensor."""
+    return next((older + name.removeprefix(newer) for newer, older in NEWER if name.startswith(newer)), name)
+
+
+def lookup(entries: Iterable[Entry], name: str) -> Entry:
+    """The entry of a parameter of the trainer, with the layer's number filled in."""
+    layer = NUMBER.search(name)
+    pattern = NUMBER.sub("{layer}", name)
+    for entry in entries:
+        if entry.trainer == pattern:
+            number = layer.group() if layer else ""
+            names = tuple(each.replace("{layer}", number) for each in entry.checkpoint)
+            return Entry(name, names, entry.kind)
+    raise HptError("no entry in the weight table", where=name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of one model: its family's entries, what it leaves out, and its sizes."""
+
+    model: ModelConfig
+    fusion: Fusion
+
+    @classmethod
+    def of(cls, model: ModelConfig, tp: int, vocab_multiple: int) -> "Table":
+        """For a model whose vocabulary is padded for a tensor-parallel size."""
+        padded = padded_vocab_size(model.vocab_size, vocab_multiple, tp)
+        return cls(model, Fusion(model.num_key_value_heads, model.head_dim, model.vocab_size, padded))
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a parameter of the trainer, by its name over the whole model."""
+        if name.startswith(VISUAL) or name.startswith(HEAD):
+            return Entry(name, (name,), "replicated")
+        if name == OUTPUT and self.model.tie_word_embeddings:
+            return Entry(OUTPUT, (EMBED_TOKENS,), "vocabulary")
+        return lookup(LANGUAGE, name)
+
+    def entries(self, vision: Sequence[str] = ()) -> list[Entry]:
+        """All entries of the language model, in the order of its layers, then those of the tower's names."""
+        model, found = self.model, []
+        for entry in LANGUAGE:
+            if entry.trainer.endswith("linear_qkv.bias") and not model.attention_bias:
+                continue
+            if entry.trainer == OUTPUT and model.tie_word_embeddings:
+                continue
+            if "{layer}" not in entry.trainer:
+                found.append(entry)
+                continue
+            layers = range(model.num_hidden_layers)
+            found += [lookup(LANGUAGE, entry.trainer.replace("{layer}", str(layer))) for layer in layers]
+        return found + [self.entry(name) for name in vision]
+
+    def kind(self, name: str) -> Kind:
+        """How a parameter is fused and cut."""
+        return self.entry(name).kind
