@@ -18,9 +18,9 @@ import torch
 
 from hpt_megatron.device import cuda
 from hpt_megatron.mcore import capability
-from hpt_megatron.mcore.adam import Adam
-from hpt_megatron.mcore.checkpoint_reader import LoadPlanner, MetadataReader
-from hpt_megatron.mcore.checkpoint_writer import InProcessWriter
+from hpt_megatron.mcore.saved.reader import LoadPlanner, MetadataReader
+from hpt_megatron.mcore.saved.writer import InProcessWriter
+from hpt_megatron.mcore.step.adam import Adam
 
 RANDOM = "megatron.core.tensor_parallel.random"
 OPTIMIZER = "megatron.core.optimizer"

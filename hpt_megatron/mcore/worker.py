@@ -29,24 +29,24 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
-from hpt_megatron.mcore import checkpoint
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said
-from hpt_megatron.mcore.freeze import freeze, frozen
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
-from hpt_megatron.mcore.learning_rate import Schedule, learning_rate
-from hpt_megatron.mcore.log_probs import Sampling
-from hpt_megatron.mcore.micro_batches import build_packs, split
-from hpt_megatron.mcore.model import Head, Model, Said, Stage, Want
-from hpt_megatron.mcore.named import fill, gradients_whole, parameters_of, whole
-from hpt_megatron.mcore.objective import total_loss, wanted_of, weighted_tokens
-from hpt_megatron.mcore.offload import move_out, take_back
-from hpt_megatron.mcore.optimizer import build_optimizer, take_step, wrap
-from hpt_megatron.mcore.pack import Pack, problems_of
-from hpt_megatron.mcore.positions import Placeholders
-from hpt_megatron.mcore.report import StepReport, bad_rows, sum_up
-from hpt_megatron.mcore.schedule import run_schedule
-from hpt_megatron.mcore.sequences import Place
-from hpt_megatron.mcore.transformer_config import decoder_config
+from hpt_megatron.mcore.model.freeze import freeze, frozen
+from hpt_megatron.mcore.model.log_probs import Sampling
+from hpt_megatron.mcore.model.named import fill, gradients_whole, parameters_of, whole
+from hpt_megatron.mcore.model.stage import Head, Model, Said, Stage, Want
+from hpt_megatron.mcore.model.transformer_config import decoder_config
+from hpt_megatron.mcore.packing.micro_batches import build_packs, split
+from hpt_megatron.mcore.packing.pack import Pack, problems_of
+from hpt_megatron.mcore.packing.positions import Placeholders
+from hpt_megatron.mcore.packing.sequences import Place
+from hpt_megatron.mcore.saved import checkpoint
+from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
+from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
+from hpt_megatron.mcore.step.offload import move_out, take_back
+from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
+from hpt_megatron.mcore.step.report import StepReport, bad_rows, sum_up
+from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.weights.hf_folder import HfFolder
 from hpt_megatron.weights.table import Table

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from hpt_megatron.algorithms.objective.part import Component, View
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import UserError
-from hpt_megatron.mcore.objective import WEIGHT
+from hpt_megatron.mcore.step.objective import WEIGHT
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.weights.table import canonical
 

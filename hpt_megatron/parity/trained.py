@@ -10,7 +10,7 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.mcore.local_processes import run as run_processes
-from hpt_megatron.mcore.log_probs import Sampling
+from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.reference import Outcome
 from hpt_megatron.parity.rows import components as usual_components

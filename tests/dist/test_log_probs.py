@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
-from hpt_megatron.mcore.log_probs import Sampling, full_logits, log_probs
+from hpt_megatron.mcore.model.log_probs import Sampling, full_logits, log_probs
 
 pytestmark = pytest.mark.slow
 

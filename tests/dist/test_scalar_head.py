@@ -16,7 +16,7 @@ from tiny_gpt import Case, transformer_config
 from torch.nn import functional
 
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
-from hpt_megatron.mcore.scalar_head import ScalarHead, at_last_token
+from hpt_megatron.mcore.model.scalar_head import ScalarHead, at_last_token
 
 pytestmark = pytest.mark.slow
 

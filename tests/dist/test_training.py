@@ -15,7 +15,7 @@ from tiny_gpt import Case, Trainer, train
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
-from hpt_megatron.mcore.layer_spec import decoder_spec
+from hpt_megatron.mcore.model.layer_spec import decoder_spec
 
 pytestmark = pytest.mark.slow
 

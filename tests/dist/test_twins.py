@@ -18,11 +18,11 @@ from tiny_gpt import Case, transformer_config
 from torch.nn import functional
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.mcore.adam import Adam
-from hpt_megatron.mcore.attention import CoreAttention
+from hpt_megatron.mcore.step.adam import Adam
+from hpt_megatron.mcore.model.attention import CoreAttention
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
-from hpt_megatron.mcore.norm import RMSNorm
-from hpt_megatron.mcore.sequences import positions
+from hpt_megatron.mcore.model.norm import RMSNorm
+from hpt_megatron.mcore.packing.sequences import positions
 
 pytestmark = pytest.mark.slow
 
@@ -191,4 +191,4 @@ def test_an_unusable_part_is_hidden_and_says_why(tmp_path: Path, package: str, c
     environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == f"False hpt_megatron.mcore.adam {problem}", done.stderr
+    assert done.stdout.strip() == f"False hpt_megatron.mcore.step.adam {problem}", done.stderr

@@ -21,9 +21,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import get_batch_on_this_cp_rank
 from torch.nn import functional
 
-from hpt_megatron.mcore import checkpoint
+from hpt_megatron.mcore.saved import checkpoint
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
-from hpt_megatron.mcore.layer_spec import decoder_spec
+from hpt_megatron.mcore.model.layer_spec import decoder_spec
 
 VOCABULARY, LENGTH, ROWS, MICRO_ROWS = 384, 32, 8, 2
 

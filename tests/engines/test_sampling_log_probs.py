@@ -46,7 +46,7 @@ def test_log_probs_of_sampled_tokens_equal_what_the_sampler_reports(temperature,
     import torch
     from vllm.v1.sample.sampler import Sampler
 
-    from hpt_megatron.mcore.log_probs import Sampling, log_probs
+    from hpt_megatron.mcore.model.log_probs import Sampling, log_probs
 
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(TOKENS, HIDDEN, generator=generator).to(getattr(torch, dtype))

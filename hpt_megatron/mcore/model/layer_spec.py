@@ -14,8 +14,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore import capability
-from hpt_megatron.mcore.attention import CoreAttention
-from hpt_megatron.mcore.norm import RMSNorm
+from hpt_megatron.mcore.model.attention import CoreAttention
+from hpt_megatron.mcore.model.norm import RMSNorm
 
 
 def decoder_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:

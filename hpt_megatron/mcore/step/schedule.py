@@ -8,9 +8,9 @@ import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from hpt_megatron.mcore.log_probs import Sampling
-from hpt_megatron.mcore.model import Said, Want
-from hpt_megatron.mcore.pack import Pack
+from hpt_megatron.mcore.model.log_probs import Sampling
+from hpt_megatron.mcore.model.stage import Said, Want
+from hpt_megatron.mcore.packing.pack import Pack
 
 Finish = Callable[[Pack, Said], tuple[Tensor, Any]]
 

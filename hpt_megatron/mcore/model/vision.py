@@ -24,7 +24,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from hpt_megatron.config.model import VisionConfig
-from hpt_megatron.mcore.pictures import Pictures
+from hpt_megatron.mcore.packing.pictures import Pictures
 
 # "flash" in the name makes transformers hand over whole packs with their bounds instead of looping over segments.
 ATTENTION = "segments_as_flash"

@@ -27,12 +27,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from hpt_megatron.config.model import ModelConfig
-from hpt_megatron.mcore.layer_spec import decoder_spec
-from hpt_megatron.mcore.log_probs import Sampling, full_logits, log_probs
-from hpt_megatron.mcore.pack import Pack
-from hpt_megatron.mcore.rotary import Rotary
-from hpt_megatron.mcore.scalar_head import ScalarHead
-from hpt_megatron.mcore.vision import build_tower, see
+from hpt_megatron.mcore.model.layer_spec import decoder_spec
+from hpt_megatron.mcore.model.log_probs import Sampling, full_logits, log_probs
+from hpt_megatron.mcore.model.rotary import Rotary
+from hpt_megatron.mcore.model.scalar_head import ScalarHead
+from hpt_megatron.mcore.model.vision import build_tower, see
+from hpt_megatron.mcore.packing.pack import Pack
 
 Head = Literal["tokens", "scalar"]
 Want = Literal["logp", "entropy", "logits"]

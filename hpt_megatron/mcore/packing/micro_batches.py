@@ -8,9 +8,9 @@ from torch import Tensor
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.layout.cost import language_cost, vision_cost
 from hpt_megatron.layout.packs import ImageSize, PackLimits, PackPlan, RowSize, plan_packs
-from hpt_megatron.mcore.pack import Pack, build_pack, pack_shape
-from hpt_megatron.mcore.positions import Placeholders
-from hpt_megatron.mcore.sequences import Place, divisors
+from hpt_megatron.mcore.packing.pack import Pack, build_pack, pack_shape
+from hpt_megatron.mcore.packing.positions import Placeholders
+from hpt_megatron.mcore.packing.sequences import Place, divisors
 from hpt_megatron.protocol.batch import Batch
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.mcore.sequences import PackedSequences, positions
+from hpt_megatron.mcore.packing.sequences import PackedSequences, positions
 
 
 class GatherRanks(torch.autograd.Function):

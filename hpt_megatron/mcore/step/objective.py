@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import Component, View
-from hpt_megatron.mcore.model import Said, Want
-from hpt_megatron.mcore.pack import Pack
+from hpt_megatron.mcore.model.stage import Said, Want
+from hpt_megatron.mcore.packing.pack import Pack
 
 WEIGHT = "weight_"
 ALWAYS = ("rollout_logp",)  # stored columns that a component may use without asking

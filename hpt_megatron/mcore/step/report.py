@@ -8,10 +8,10 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from hpt_megatron.mcore.model import Said
-from hpt_megatron.mcore.objective import Sums
-from hpt_megatron.mcore.optimizer import Moved
-from hpt_megatron.mcore.pack import Pack
+from hpt_megatron.mcore.model.stage import Said
+from hpt_megatron.mcore.packing.pack import Pack
+from hpt_megatron.mcore.step.objective import Sums
+from hpt_megatron.mcore.step.optimizer import Moved
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpt_megatron.mcore.pictures import Pictures, lay_out
-from hpt_megatron.mcore.positions import Placeholders, row_positions
-from hpt_megatron.mcore.sequences import PackedSequences, PackShape, Place, local
+from hpt_megatron.mcore.packing.pictures import Pictures, lay_out
+from hpt_megatron.mcore.packing.positions import Placeholders, row_positions
+from hpt_megatron.mcore.packing.sequences import PackedSequences, PackShape, Place, local
 from hpt_megatron.protocol.batch import Batch
 
 

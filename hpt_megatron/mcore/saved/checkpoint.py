@@ -10,10 +10,10 @@ Invariants:
     1. Under the same layout the next steps are the same bit for bit, in fresh processes too. Random states are stored
        per rank, and come back only under the layout that wrote them: elsewhere the caller's seed stands.
     2. `extra` goes through JSON, so nothing in it needs pickle.
-    3. Saving changes nothing in the run, and forks nothing (`checkpoint_writer.py`).
+    3. Saving changes nothing in the run, and forks nothing (`writer.py`).
     4. Loading executes nothing from the files. Three parts of the format are pickled: `common.pt`, which megatron-core
        0.16.1 reads with `weights_only`; objects inside the `.distcp` files and `.metadata`, which it would read with
-       plain pickle. Those two are read by `checkpoint_reader.py`.
+       plain pickle. Those two are read by `reader.py`.
     5. `metadata.json` is written last. A folder without it is no checkpoint.
 
 Example:
@@ -38,7 +38,7 @@ from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.mcore.bucket_padding import joined_buckets
+from hpt_megatron.mcore.step.bucket_padding import joined_buckets
 
 SHARDINGS = ("dp_reshardable", "fully_reshardable")
 logger = logging.getLogger(__name__)

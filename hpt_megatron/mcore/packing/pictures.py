@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hpt_megatron.layout.cost import vision_cost
 from hpt_megatron.layout.share import share
-from hpt_megatron.mcore.positions import Placeholders
-from hpt_megatron.mcore.sequences import PackShape, Place, local
+from hpt_megatron.mcore.packing.positions import Placeholders
+from hpt_megatron.mcore.packing.sequences import PackShape, Place, local
 from hpt_megatron.protocol.batch import Batch
 
 

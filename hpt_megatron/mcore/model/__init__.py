@@ -1,0 +1,1 @@
+"""The model: layers, tower, heads, and which parameter is which."""
