@@ -43,13 +43,13 @@ def _send(pipe: Connection, good: bool, answer: Any) -> None:
     pipe.send_bytes(pickle.dumps((good, answer)))
 
 
-def _serve(job: Callable[..., Any], where: Rendezvous, arguments: Any, answer: Connection, deadline_s: float) -> None:
+def _serve(job: Callable[..., Any], where: Rendezvous, given: bytes, answer: Connection, deadline_s: float) -> None:
     faulthandler.dump_traceback_later(deadline_s, exit=True)
     import torch
 
     torch.set_num_threads(1)
     try:
-        _send(answer, True, job(where, *arguments))
+        _send(answer, True, job(where, *pickle.loads(given)))
     except UserError as error:
         _send(answer, False, error)
     except BaseException:
@@ -74,11 +74,12 @@ def run(
     context.set_forkserver_preload(list(preload))
     port = free_port() if processes > 1 else 0
     deadline = deadline_s or DEADLINE_S
+    given = pickle.dumps(arguments)  # by value, as the answers
     started, pipes = [], {}
     for rank in range(processes):
         mine, theirs = context.Pipe(duplex=False)
         where = Rendezvous(rank=rank, world_size=processes, port=port)
-        started.append(context.Process(target=_serve, args=(job, where, arguments, theirs, deadline), daemon=True))
+        started.append(context.Process(target=_serve, args=(job, where, given, theirs, deadline), daemon=True))
         started[-1].start()
         theirs.close()
         pipes[mine] = rank

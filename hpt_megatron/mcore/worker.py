@@ -33,7 +33,7 @@ from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze, frozen
 from hpt_megatron.mcore.model.log_probs import Sampling
-from hpt_megatron.mcore.model.named import fill, gradients_whole, parameters_of, whole
+from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Stage, Want
 from hpt_megatron.mcore.model.transformer_config import decoder_config
 from hpt_megatron.mcore.packing.micro_batches import build_packs, split
@@ -76,6 +76,7 @@ class MegatronWorker:
         self.models = [
             Model(self.config, model, padded, stage, self.head) for stage in stages_here(layout.pp, layout.vpp)
         ]
+        mark_cut(self.models, self.table)
         if model.path is not None:
             with HfFolder(model.path) as folder:
                 fill(self.models, self.table, folder)
@@ -278,7 +279,7 @@ class MegatronWorker:
         take_back(self.models, self.optimizer)
 
     def stop(self) -> None:
-        """Leaves the process groups."""
+        """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""
         self.models, self.optimizer = [], None
         finalize()
 

@@ -46,13 +46,13 @@ def say(worker: MegatronWorker, batch: Batch, parts_of_loss: list[Component]) ->
     logits = [(places[at][token], seen) for at, (token, seen) in enumerate(worker.logits(parts, how))]
     said = worker.log_probs(parts, how, with_entropy=True)
     report = worker.accumulate(parts, parts_of_loss, how)
-    gradients = list(worker.gradients())
+    gradients = {name: gradient.clone() for name, gradient in worker.gradients()}  # they are views of its buffers
     return {
         "logits": logits,
         "per_token": list(zip(places, said, strict=True)),
         "losses": dict(report.losses),
         "metrics": dict(report.metrics),
-        "gradients": dict(gradients) if worker.speaks else {},
+        "gradients": gradients if worker.speaks else {},
     }
 
 

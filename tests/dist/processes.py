@@ -9,6 +9,7 @@ from hpt_megatron.mcore.local_processes import DEADLINE_S, free_port
 __all__ = ["DEADLINE_S", "free_port", "run"]
 
 
-def run(processes: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run(processes: int, job: Callable[..., Any], *arguments: Any, deadline_s: float | None = None) -> list[Any]:
     """Runs `job(where, *arguments)` in fresh processes; answers what each returned, by rank."""
-    return local_processes.run(processes, job, *arguments, preload=["pytest", *local_processes.PRELOAD])
+    preload = ["pytest", "hpt_megatron.parity.trained", *local_processes.PRELOAD]
+    return local_processes.run(processes, job, *arguments, preload=preload, deadline_s=deadline_s)

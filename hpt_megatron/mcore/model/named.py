@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
@@ -30,6 +31,20 @@ def parameters_of(models: Sequence[torch.nn.Module]) -> Iterator[tuple[str, torc
                 number, rest = name.removeprefix(LAYER).split(".", 1)
                 name = f"{LAYER}{int(number) + offset}.{rest}"
             yield name, param
+
+
+def mark_cut(models: Sequence[torch.nn.Module], table: Table) -> None:
+    """Tells megatron-core which parameters are cut over tensor parallelism, and along which axis.
+
+    Its layers do so themselves only when they also draw the weights. Without the mark a cut parameter counts as a copy,
+    and the norm of the gradient leaves out what the other ranks hold.
+    """
+    for name, param in parameters_of(models):
+        kind = table.kind(name)
+        if kind != "replicated" and not getattr(param, "tensor_model_parallel", False):
+            for attribute in ("tensor_model_parallel", "partition_dim", "partition_stride"):
+                param.__dict__.pop(attribute, None)  # megatron-core sets them once
+            set_tensor_model_parallel_attributes(param, True, 1 if kind == "columns" else 0, 1)
 
 
 @torch.no_grad()
