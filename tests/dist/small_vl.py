@@ -78,8 +78,9 @@ class Layout:
 
     def run(self, folder: Path | str, *more: str) -> RunConfig:
         """The run on it."""
+        blind = any(text.startswith("model=llama") for text in self.also)
         given = [
-            *SMALL,
+            *(text for text in SMALL if not (blind and ("vision" in text or "mrope" in text))),
             f"model.path={folder}",
             *(f"layout.{key}={getattr(self, key)}" for key in ("tp", "pp", "vpp", "cp", "dp")),
             f"trainer.n_gpus_per_node={self.processes}",
