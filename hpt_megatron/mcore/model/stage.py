@@ -94,6 +94,9 @@ class Model(LanguageModule):
             on = torch.device("cpu") if config.use_cpu_initialization else torch.cuda.current_device()
             inside = torch.empty(0).device.type  # "meta" inside a `torch.device("meta")`
             self.visual = build_tower(model.vision, config.params_dtype, "meta" if inside == "meta" else on)
+            if config.recompute_granularity == "full":
+                # Not re-entrant: each parameter's gradient must arrive once, for reductions that overlap with backward.
+                self.visual.gradient_checkpointing_enable({"use_reentrant": False})
         self.decoder = TransformerBlock(
             config=config,
             spec=decoder_spec(config, stage.virtual),

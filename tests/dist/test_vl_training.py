@@ -1,0 +1,300 @@
+"""What a step does and refuses to do: frozen parts, recomputation, precision, bad rows, bad numbers, offloading.
+
+Real processes, the small model. Not covered: fused kernels, which need a GPU.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import run
+from small_vl import Layout, folder_of, held, merged, outcome_of, plain, processes_of, reference, small_batch, started
+from torch import Tensor
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.errors import UserError
+from hpt_megatron.mcore.agree import BadRowsError
+from hpt_megatron.mcore.initialize import Rendezvous
+from hpt_megatron.parity.compare import apart, compare
+from hpt_megatron.parity.rows import components
+from hpt_megatron.protocol.batch import Batch, Images
+from hpt_megatron.protocol.rows import Rows
+
+pytestmark = pytest.mark.slow
+
+CLOSE = 1e-5
+UNTIED = ("model.tie_word_embeddings=false",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model, untied, so that each stage can be frozen whole."""
+    return folder_of(tmp_path_factory.mktemp("model"), *UNTIED)
+
+
+@pytest.fixture(scope="module")
+def batch(folder: Path) -> Batch:
+    """Its rows."""
+    return small_batch(Layout(also=UNTIED).run(folder))
+
+
+def untied(layout: Layout, folder: Path, *more: str) -> RunConfig:
+    """The run on a layout, with an output matrix of its own."""
+    return replace(layout, also=(*UNTIED, *more)).run(folder)
+
+
+FROZEN = {
+    "tower and merger": ("visual.*",),
+    "merger": ("visual.merger.*",),
+    "tower without merger": ("visual.blocks.*", "visual.patch_embed.*"),
+    "embedding": ("model.embed_tokens.weight",),
+    "output": ("lm_head.weight",),
+    "norms": ("*norm*.weight",),
+    "first layers": ("model.layers.[01].*",),
+    "the whole first stage": ("visual.*", "model.embed_tokens.weight", "model.layers.[01].*"),
+    "the whole last stage": ("model.layers.[23].*", "model.norm.weight", "lm_head.weight"),
+    "all but the tower": ("model.*", "lm_head.weight"),
+}
+
+
+def frozen_steps(where: Rendezvous, config: RunConfig, batch: Batch, target: str) -> Any:
+    """Gradients, two steps, a checkpoint that is read again, the weights, and how many moments there are."""
+    worker = started(where, config)
+    before = held(worker)
+    worker.accumulate(worker.split(batch), components(), plain(worker))
+    gradients = {name: gradient.clone() for name, gradient in worker.gradients()}
+    for _ in range(2):
+        report = worker.update(worker.split(batch), components(), plain(worker))
+        assert not report.skipped
+    worker.save(target, last=True)
+    after = held(worker)
+    worker.update(worker.split(batch), components(), plain(worker))
+    worker.restore(target)
+    assert worker.steps == 2
+    again = held(worker)
+    assert all(torch.equal(again[name], tensor) for name, tensor in after.items())
+    stubs = [part.is_stub_optimizer for part in worker.optimizer.chained_optimizers]
+    return before, gradients if worker.speaks else {}, after, stubs
+
+
+@pytest.mark.parametrize("layout", [Layout(pp=2), Layout(tp=2, cp=2)], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("part", FROZEN)
+def test_a_frozen_part_stands_still_and_the_rest_learns(
+    folder: Path, batch: Batch, tmp_path: Path, layout: Layout, part: str
+) -> None:
+    """Gradients of the rest equal the reference's; a stage or a rank with nothing to train trains, saves and loads."""
+    config = untied(layout, folder)
+    config = replace(config, trainer=replace(config.trainer, freeze=FROZEN[part]))
+    theirs = reference(config, batch)
+    answers = run(processes_of(config), frozen_steps, config, batch, str(tmp_path / "saved"))
+    before, gradients, after = (merged([answer[at] for answer in answers]) for at in range(3))
+    still = {name for name in before if name not in gradients}
+    assert still, "something should be frozen"
+    assert gradients, "something should be trained"
+    wrong = [name for name in gradients if apart(gradients[name], theirs.gradients[name])[1] > CLOSE]
+    assert not wrong, wrong
+    assert {name for name in before if torch.equal(before[name], after[name])} == still
+    if part.startswith("the whole") and layout.pp == 2:
+        assert any(all(answer[3]) for answer in answers), "one stage should have no moments at all"
+
+
+@pytest.mark.parametrize("part", ["typo.*", "model.layers.0.self_attn.q_proj.*"])
+def test_a_pattern_that_freezes_nothing_or_half_a_parameter_is_refused(folder: Path, part: str) -> None:
+    """In one line, on every process."""
+    config = untied(Layout(tp=2), folder)
+    config = replace(config, trainer=replace(config.trainer, freeze=(part,)))
+    with pytest.raises(UserError, match=r"trainer.freeze: (no tensor of the model matches typo|freezes part of a fused)"):
+        run(2, started, config)
+
+
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_recomputation_and_overlap_change_no_gradient(folder: Path, batch: Batch, how: str) -> None:
+    """Against transformers, with gradients reduced in several buckets while backward runs, and without."""
+    for overlap in ("true", "false"):
+        given = (f"trainer.recompute={how}", f"trainer.overlap_communication={overlap}")
+        config = untied(Layout(tp=2, cp=2, dp=2, pack=64), folder, *given)
+        ours, _ = outcome_of(config, batch)
+        assert not [one for one in compare(ours, reference(config, batch)) if one.relative > CLOSE]
+
+
+def test_the_skip_of_rows_without_images_keeps_every_rank_in_step(folder: Path, batch: Batch) -> None:
+    """Text alone, with a tower: its gradients are exactly 0, and nobody waits for anybody."""
+    text = batch.select((batch.counts == 0).nonzero()[:, 0])
+    config = untied(Layout(tp=2, cp=2, pp=2, pack=64), folder)
+    ours, _ = outcome_of(config, text)
+    assert not [one for one in compare(ours, reference(config, text)) if one.relative > CLOSE]
+    assert all(not gradient.any() for name, gradient in ours.gradients.items() if name.startswith("visual."))
+
+
+def bf16_steps(where: Rendezvous, config: RunConfig, batch: Batch) -> Any:
+    """Losses and norms of some steps, and the precision of what must not be rounded."""
+    worker = started(where, config)
+    seen = [worker.update(worker.split(batch), components(), plain(worker)) for _ in range(3)]
+    tower = next((model.module.visual for model in worker.models if model.module.visual is not None), None)
+    kinds = {buffer.dtype for buffer in tower.buffers()} if tower is not None else {torch.float32}
+    kinds |= {param.main_grad.dtype for model in worker.models for param in model.parameters()}
+    return [(report.loss, report.grad_norm) for report in seen], kinds
+
+
+@pytest.mark.parametrize("layout", [Layout(tp=2, pp=2), Layout(cp=2, dp=2)], ids=lambda layout: layout.name)
+def test_bf16_follows_float32_as_closely_as_bf16_can(folder: Path, batch: Batch, layout: Layout) -> None:
+    """Losses within 2^-6 of float32's over three steps; rotary frequencies and gradients stay in float32."""
+    single = run(1, bf16_steps, untied(Layout(), folder), batch)[0][0]
+    answers = run(layout.processes, bf16_steps, untied(layout, folder, "trainer.dtype=bf16"), batch)
+    for seen, kinds in answers:
+        assert kinds == {torch.float32}
+        for (loss, norm), (exact_loss, exact_norm) in zip(seen, single, strict=True):
+            assert abs(loss - exact_loss) < 2**-6 * abs(exact_loss)
+            assert abs(norm - exact_norm) < 2**-4 * exact_norm
+
+
+def spoil(batch: Batch, kind: str) -> Batch:
+    """The rows with one of them bad, as one process may see it."""
+    rows, ids = batch.rows, batch.rows.tokens["ids"].clone()
+    images, shown, counts = batch.images, batch.shown.clone(), batch.counts
+    row = int((counts > 0).nonzero()[0])
+    tokens = dict(rows.tokens)
+    first, length = int(rows.starts[row]), int(rows.lengths[row])
+    if kind == "image tokens":
+        marked = (ids == 486).nonzero()[0]
+        ids[marked] = 5
+    elif kind == "image id":
+        shown[0] = 99
+    elif kind == "empty target":
+        trained = tokens["trained"].clone()
+        trained[first : first + length] = False
+        tokens["trained"] = trained
+    elif kind == "token id":
+        ids[first] = 5000
+    elif kind == "first token":
+        weight = tokens["weight_sft"].clone()
+        weight[first] = 1.0
+        tokens["weight_sft"] = weight
+    tokens["ids"] = ids
+    return Batch(Rows(rows.lengths, tokens, rows.fields), images, shown, counts)
+
+
+def refuse(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_rank: int) -> Any:
+    """What every process says when one alone has a bad row; and that it can go on afterwards."""
+    worker = started(where, config)
+    before = held(worker)
+    parts = worker.split(batch)
+    spoilt = [spoil(part, kind) if bool((part.counts > 0).any()) else part for part in parts]
+    try:
+        worker.update(spoilt if where.rank == bad_rank else parts, components(), plain(worker))
+    except BadRowsError as error:
+        said = str(error)
+    else:
+        said = ""
+    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in held(worker).items())
+    return said, unchanged, worker.update(parts, components(), plain(worker)).loss
+
+
+BAD = {
+    "image tokens": "image tokens, but its",
+    "image id": "shows image 99, but there are 4",
+    "empty target": "nothing in it is trained",
+    "token id": "a token id is outside 0 to 508",
+    "first token": "its first token cannot be trained",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_on_one_rank_alone_is_refused_on_all_and_none_hangs(folder: Path, batch: Batch, kind: str) -> None:
+    """With the name of the row; nothing has changed, and the next step works."""
+    config = untied(Layout(tp=2, pp=2), folder)
+    answers = run(4, refuse, config, batch, kind, 3)
+    for said, unchanged, loss in answers:
+        assert BAD[kind] in said
+        assert "(prompt " in said
+        assert unchanged
+        assert loss == answers[0][2]
+
+
+def test_a_row_longer_than_a_pack_is_refused_with_its_length(folder: Path, batch: Batch) -> None:
+    """Before anything is planned or computed."""
+    config = untied(Layout(), folder)
+    config = replace(config, trainer=replace(config.trainer, ppo_max_token_len_per_gpu=16))
+    with pytest.raises(UserError, match=r"row \d+ of \d+ tokens takes"):
+        run(1, refuse, config, batch, "none", 0)
+
+
+def bad_numbers(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_rank: int) -> Any:
+    """A step on numbers that are none, on one rank alone; then one on good ones."""
+    worker = started(where, config)
+    before = held(worker)
+    parts = worker.split(batch)
+    bad = list(parts)
+    if where.rank == bad_rank and kind == "loss":
+        for at, part in enumerate(parts):
+            if part.rows.num_rows:
+                column = part.rows.tokens["old_logp"].clone()
+                column[int((part.rows.tokens["weight_rl"] != 0).nonzero()[0])] = float("nan")
+                bad[at] = replace(part, rows=part.rows.with_tokens(old_logp=column))
+                break
+    if kind == "gradient" and where.rank == bad_rank:
+        param = next(worker.models[0].parameters())
+        param.register_hook(lambda gradient: gradient * float("nan"))
+    report = worker.update(bad, components(), plain(worker))
+    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in held(worker).items())
+    return report.skipped, unchanged, (worker.steps, worker.skipped)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_numbers_that_are_none_skip_the_step_on_all_ranks(folder: Path, batch: Batch, kind: str) -> None:
+    """Planted on one rank of a pipeline with data parallelism; the report says why, and names the row where it can."""
+    config = untied(Layout(pp=2, dp=2), folder)
+    answers = run(4, bad_numbers, config, batch, kind, 3)
+    for skipped, unchanged, counts in answers:
+        assert ("the loss is not a number in row" if kind == "loss" else "the gradient's norm is nan") in skipped
+        assert ("(prompt " in skipped) == (kind == "loss")
+        assert unchanged
+        assert counts == (0, 1)
+
+
+def large_norm(where: Rendezvous, config: RunConfig, batch: Batch) -> Any:
+    """A step whose norm is above the bound."""
+    worker = started(where, config)
+    before = held(worker)
+    report = worker.update(worker.split(batch), components(), plain(worker))
+    return report.skipped, all(torch.equal(tensor, before[name]) for name, tensor in held(worker).items())
+
+
+def test_a_step_with_too_large_a_norm_is_skipped_on_all_ranks(folder: Path, batch: Batch) -> None:
+    """And says by how much."""
+    config = untied(Layout(tp=2, dp=2), folder)
+    config = replace(config, trainer=replace(config.trainer, max_grad_norm=1e-3, clip_grad=0.0))
+    for skipped, unchanged in run(4, large_norm, config, batch):
+        assert "is above 0.001 (trainer.max_grad_norm)" in skipped
+        assert unchanged
+
+
+def offload_in_between(where: Rendezvous, config: RunConfig, batch: Batch, offload: bool) -> Any:
+    """Steps with everything moved out and back after each; and how much memory was held meanwhile."""
+    worker = started(where, config)
+    losses, bytes_out = [], []
+    for _ in range(3):
+        losses.append(worker.update(worker.split(batch), components(), plain(worker)).loss)
+        if offload:
+            worker.offload()
+            worker.offload()
+            buffers = [buffer for model in worker.models for buffer in model.buffers]
+            bytes_out.append(sum(b.param_data.untyped_storage().nbytes() for b in buffers))
+            bytes_out.append(sum(b.grad_data.untyped_storage().nbytes() for b in buffers))
+            worker.onload()
+    said = worker.log_probs(worker.split(batch), plain(worker))
+    return losses, [part["logp"] for part in said], held(worker), bytes_out
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_is_moved_out_comes_back_bit_for_bit(folder: Path, batch: Batch, dtype: str) -> None:
+    """Weights, moments and everything that follows; meanwhile the buffers hold nothing."""
+    config = untied(Layout(tp=2, dp=2), folder, f"trainer.dtype={dtype}")
+    stayed, moved = (run(4, offload_in_between, config, batch, offload) for offload in (False, True))
+    for (losses, logp, weights, _), (again, logp_again, weights_again, out) in zip(stayed, moved, strict=True):
+        assert losses == again
+        assert all(torch.equal(a, b) for a, b in zip(logp, logp_again, strict=True))
+        assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+        assert out == [0] * 6
