@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms.normalize.streams import STREAMS, Coefficients
@@ -138,7 +138,6 @@ def test_the_entropy_bonus_can_leave_demonstrations_out():
 ROWS = st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.integers(0, 3)), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(given_rows=ROWS, data=st.data(), agg=st.sampled_from(["token", "sequence", "constant"]))
 def test_the_order_of_rows_does_not_matter(given_rows, data, agg):
     rows = batch(*zip(*[(n, off) for n, off, _ in given_rows], strict=True), prompts=[p for _, _, p in given_rows])
@@ -152,7 +151,6 @@ def test_the_order_of_rows_does_not_matter(given_rows, data, agg):
             assert torch.isfinite(two[name]).all()
 
 
-@settings(deadline=None)
 @given(given_rows=ROWS)
 def test_a_padding_row_changes_nothing_for_the_others(given_rows):
     """A row without a trained token is what fills a rank up."""

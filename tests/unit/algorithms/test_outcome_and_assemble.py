@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms.assemble import assemble
@@ -167,7 +167,6 @@ def test_an_empty_target_never_becomes_a_row():
     assert made.counts["targets_missing"] == 1
 
 
-@settings(deadline=None)
 @given(
     pattern=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6),
     gate=st.integers(-1, 6),

@@ -9,7 +9,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms import gates
@@ -120,7 +120,6 @@ def test_settings_that_admit_or_draw_nothing_are_refused(make):
         make()
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10), st.randoms(use_true_random=False))
 def test_a_verdict_does_not_depend_on_the_order_of_rollouts(rollouts, random):
     shuffled = random.sample(rollouts, len(rollouts))
@@ -128,13 +127,11 @@ def test_a_verdict_does_not_depend_on_the_order_of_rollouts(rollouts, random):
     assert rejected_by(ALL, group_of(shuffled)) == rejected_by(ALL, group_of(rollouts))
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10), st.lists(st.tuples(SCORES, st.booleans(), st.booleans(), st.just(False))))
 def test_rollouts_that_are_not_valid_change_no_verdict(rollouts, broken):
     assert group_of(rollouts + broken) == group_of(rollouts)
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10))
 def test_a_group_is_admitted_when_every_gate_admits_it(rollouts):
     group = group_of(rollouts)
@@ -191,7 +188,6 @@ def test_the_next_step_begins_empty_and_remembers_the_rate_a_little_less():
     assert forgetful.to_draw() == 8
 
 
-@settings(deadline=None)
 @given(st.lists(VERDICTS, max_size=8), st.integers(1, 10), st.integers(1, 5), st.integers(1, 20))
 def test_every_group_is_counted_once_and_every_bound_holds(rounds, wanted, max_rounds, max_draw):
     step = refill(wanted=wanted, max_rounds=max_rounds, max_draw=max_draw)
@@ -213,7 +209,6 @@ def test_every_group_is_counted_once_and_every_bound_holds(rounds, wanted, max_r
     assert step.rounds <= max_rounds
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | VERDICTS, max_size=8), st.lists(st.none() | VERDICTS, max_size=8))
 def test_a_refill_that_loads_a_state_through_json_continues_the_same(first, then):
     """None stands for the beginning of a step."""

@@ -10,7 +10,7 @@ from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, CreditSettings
 from hpt_megatron.algorithms.credit.whiten import WHITEN_FLOOR, divisor, moments, whiten, whiten_advantage
 
 numbers = st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=50)
-few = settings(max_examples=50, deadline=None, derandomize=True)
+few = settings(max_examples=50, derandomize=True)
 
 
 @given(values=numbers)
