@@ -24,7 +24,6 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "algorithm": "remove_sfted_data",
     "data": "max_prefix_len max_prompt_length max_response_length train_batch_size train_files val_files",
     "reward": "reward_impl_version",
     "rollout": (

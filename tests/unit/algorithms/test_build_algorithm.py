@@ -109,6 +109,11 @@ def test_the_clips_of_the_configuration_are_those_of_the_loss():
     assert gradient(*held) == pytest.approx(-1.25, abs=1e-5)
 
 
+def test_prompts_are_only_removed_where_the_key_says_so():
+    assert build.build_imitated(algorithm()) is None
+    assert build.build_imitated(algorithm("algorithm.remove_sfted_data=true")).counts()["data/sfted_removed"] == 0
+
+
 def test_controller_gates_prefix_and_overlong_take_their_keys():
     kl = algorithm("algorithm.kl_ctrl.type=ppo_rule", "algorithm.kl_ctrl.kl_coef=0.1", "algorithm.kl_ctrl.high=0.15")
     controller = build.build_controller(kl)
