@@ -12,7 +12,8 @@ Invariants
 Names used throughout: tokens `ids`, `response` (bool: belongs to the response), `trained` (bool: a loss falls on it; in
 a rollout of several turns, observations are response and not trained), `off` (bool, the sources' `prefix_mask`: comes
 from a demonstration); fields `prompt` (which prompt of the batch, so rows of one group share it), `sample` (which
-rollout of the prompt), `off` (bool: the row is a demonstration), `valid` (bool: no failure of ours made it), `score`.
+rollout of the prompt), `off` (bool: the row is a demonstration), `valid` (bool: no failure of ours made it), `score`;
+where an estimator needs one, `greedy` (bool: the prompt's rollout at temperature 0, compared with and never trained).
 
 Example:
     >>> rows = Rows(torch.tensor([2, 3]), {"ids": torch.arange(5)}, {"prompt": torch.tensor([7, 8])})
@@ -71,6 +72,10 @@ class Rows:
     def position(self) -> Tensor:
         """[T] where each token stands in its row."""
         return torch.arange(self.num_tokens) - self.per_token(self.starts)
+
+    def flag(self, name: str) -> Tensor:
+        """[R] a field of yes and no; all no where the rows have none of that name."""
+        return self.fields.get(name, torch.zeros(self.num_rows, dtype=torch.bool))
 
     def per_token(self, of_row: Tensor) -> Tensor:
         """[R] to [T]: each token gets what its row has; constants only, no gradient."""

@@ -67,5 +67,9 @@ def whiten_tokens(rows: Rows, of_token: Tensor, settings: CreditSettings) -> Ten
 
 
 def whiten_advantage(rows: Rows, credit: Credit, settings: CreditSettings) -> Credit:
-    """Any estimator's credit with its advantage whitened; returns stay, for a critic learns them as they are."""
-    return Credit(whiten_tokens(rows, credit.advantage, settings), credit.returns)
+    """Any estimator's credit with its advantage whitened; returns stay, for a critic learns them as they are.
+
+    A greedy baseline, whose advantage is 0 by definition, keeps it and moves nothing.
+    """
+    learning = rows.with_fields(valid=rows.fields["valid"] & ~rows.flag("greedy"))
+    return Credit(whiten_tokens(learning, credit.advantage, settings), credit.returns)
