@@ -39,6 +39,9 @@ RENAMED = {
     f"{_ACTOR}.off_policy_reshape_pow_exp": "algorithm.off_policy_reshape_pow_exp",
     f"{_ACTOR}.off_policy_max_clip": "algorithm.off_policy_max_clip",
     f"{_ACTOR}.off_policy_min_clip": "algorithm.off_policy_min_clip",
+    f"{_ACTOR}.use_sft_prefix_reward": "algorithm.use_sft_prefix_reward",
+    f"{_ACTOR}.sft_prefix_reward_weight": "algorithm.sft_prefix_reward_weight",
+    f"{_ACTOR}.srft_type": "algorithm.srft.type",
     f"{_ACTOR}.use_off_policy_probs": "algorithm.use_off_policy_probs",
     "data.reward_impl_version": "reward.reward_impl_version",
     "data.max_target_length": "data.max_prefix_len",
@@ -137,15 +140,13 @@ RETIRED = {
     "trainer.soft_type": "a table of `soft` has a name or is given: algorithm.soft.table",
 }
 
-_PREFIX, _ALGORITHMS, _LOOP, _DATA = (
-    "the prefix strategies",
+_ALGORITHMS, _LOOP, _DATA = (
     "the algorithms",
     "the loop",
     "the data pipeline",
 )
 LATER = {
     f"{_ACTOR}.ppo_epochs": _ALGORITHMS,
-    f"{_ACTOR}.use_sft_prefix_reward": _PREFIX,
     f"{_REF}.use_ref": _ALGORITHMS,
     "data.val_batch_size": _DATA,
     "data.shuffle": _DATA,
