@@ -16,13 +16,18 @@ from hpt_megatron.algorithms import gates
 from hpt_megatron.algorithms.gates import (
     Group,
     MinimumValid,
+    Mixed,
     Refill,
     RefillSettings,
     Spread,
     SuccessRate,
     TruncatedShare,
+    judge,
     rejected_by,
 )
+from hpt_megatron.algorithms.routing.decision import Outcome, route
+from hpt_megatron.algorithms.routing.plain import Plain
+from hpt_megatron.algorithms.routing.switch import Switch
 from hpt_megatron.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -52,6 +57,18 @@ def test_a_group_counts_its_valid_rollouts_alone():
     group = Group.of([0.5, 9.0, -1.0], [True, True, False], [True, True, False], [True, False, True])
     assert group == Group(n=2, k=1, lowest=-1.0, highest=0.5, truncated=1)
     assert Group.of([], []) == Group(n=0, k=0, lowest=0.0, highest=0.0)
+
+
+def test_only_groups_that_explore_are_judged_and_what_is_skipped_is_replaced():
+    """Under switch no prompt without success would be left to imitate if it were judged."""
+    outcomes = [Outcome(8, 0), Outcome(8, 0, has_target=False), Outcome(8, 3), Outcome(8, 8), Outcome(0, 0)]
+    groups = [of_k(outcome.k, outcome.n) for outcome in outcomes]
+    keep, drop = (route(Switch(), outcomes, 0, treatment).decisions for treatment in ("keep", "drop"))
+    assert judge((Mixed(),), groups, keep) == [None, "mixed", None, "mixed", "skipped"]
+    assert judge((Mixed(),), groups, drop) == [None, "skipped", None, "mixed", "skipped"]
+    assert judge((Mixed(),), groups, route(Plain(n_prefix=1), outcomes, 0).decisions)[:2] == [None, "mixed"]
+    assert judge((), groups, keep) == [None, None, None, None, "skipped"]
+    assert Refill(RefillSettings(wanted=2, max_rounds=3, max_draw=8)).record(judge((Mixed(),), groups, keep)) == [0, 2]
 
 
 def test_dynamic_sampling_refuses_groups_whose_scores_are_all_equal():
