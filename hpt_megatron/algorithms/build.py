@@ -108,6 +108,12 @@ def build_components(algorithm: AlgorithmConfig) -> list[Component]:
     return components
 
 
+def build_models(algorithm: AlgorithmConfig) -> list[str]:
+    """The models that a run loads: a reference only where a KL term has a weight, a critic only for gae."""
+    reference = (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0
+    return ["policy", *["reference"] * reference, *["critic"] * (algorithm.adv_estimator == "gae")]
+
+
 def _policy_loss(algorithm: AlgorithmConfig) -> Component:
     if algorithm.policy_loss not in POLICY_LOSSES:  # another package's: it reads its own settings
         plugged: Component = COMPONENTS.get(algorithm.policy_loss)(algorithm)

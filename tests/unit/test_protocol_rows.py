@@ -66,3 +66,9 @@ def test_a_column_of_another_length_is_named():
         Rows(torch.tensor([3]), {}, {"prompt": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"differ in the columns \['y'\]"):
         Rows.concat([pack([[1]]), pack([[1]]).with_tokens(y=torch.zeros(1))])
+
+
+def test_a_flag_that_rows_do_not_carry_is_no_for_all():
+    rows = pack([[1], [2, 3]])
+    assert rows.flag("greedy").tolist() == [False, False]
+    assert rows.with_fields(greedy=torch.tensor([False, True])).flag("greedy").tolist() == [False, True]
