@@ -104,6 +104,7 @@ RETIRED = {
     f"{_ACTOR}.fsdp_config.fsdp_size": _FSDP,
     f"{_ACTOR}.fsdp_config.wrap_policy": _FSDP,
     f"{_REF}.fsdp_config.param_offload": _FSDP,
+    f"{_REF}.use_ref": "a reference is loaded where a KL term has a weight, and nowhere else",
     f"{_ACTOR}.strategy": "there is one trainer: Megatron-core",
     f"{_ACTOR}.ulysses_sequence_parallel_size": "long sequences are split by `layout.cp`",
     f"{_ACTOR}.off_policy_normalize": "it has no effect in the released code",
@@ -140,14 +141,9 @@ RETIRED = {
     "trainer.soft_type": "a table of `soft` has a name or is given: algorithm.soft.table",
 }
 
-_ALGORITHMS, _LOOP, _DATA = (
-    "the algorithms",
-    "the loop",
-    "the data pipeline",
-)
+_LOOP, _DATA = "the loop", "the data pipeline"
 LATER = {
-    f"{_ACTOR}.ppo_epochs": _ALGORITHMS,
-    f"{_REF}.use_ref": _ALGORITHMS,
+    f"{_ACTOR}.ppo_epochs": _LOOP,
     "data.val_batch_size": _DATA,
     "data.shuffle": _DATA,
     "data.truncation": _DATA,
