@@ -68,6 +68,12 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
     )
 
 
+def without_baselines(rows: Rows) -> Rows:
+    """What the trainer gets once credit is given: rows whose three weights are 0, which only the credit needed, go."""
+    learning = torch.stack([rows.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")]).any(0)
+    return rows if bool(learning.all()) else rows.select(learning)
+
+
 def _dropped(rollouts: Rows, sampled: Tensor, drops: Tensor, success: Tensor) -> Tensor:
     """[R] which of the sampled ones go: the first `drops` of each prompt, failures first, later samples first."""
     order = sampled.nonzero()[:, 0]

@@ -5,7 +5,8 @@
     fields    name -> [R]   one entry per row
 
 Invariants
-    1. Every column of `tokens` has T entries, every one of `fields` R; what breaks this is named on construction.
+    1. Every column of `tokens` has T entries, every one of `fields` R, and those that say yes or no are bool; what
+       breaks this is named on construction.
     2. Nothing is changed in place: every operation answers new rows that may share memory with the old ones.
     3. The order of rows means nothing to who reads them; it is kept by every operation but `select`.
 
@@ -31,6 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MASKS = {"response", "trained", "off", "valid", "greedy"}
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -47,6 +50,9 @@ class Rows:
         for name, column in self.fields.items():
             if len(column) != self.num_rows:
                 raise ValueError(f"field {name!r} has {len(column)} entries, there are {self.num_rows} rows")
+        for name, column in [*self.tokens.items(), *self.fields.items()]:
+            if name in MASKS and column.dtype != torch.bool and len(column):
+                raise ValueError(f"{name!r} says yes or no, and its type is {column.dtype} instead of torch.bool")
 
     @property
     def num_rows(self) -> int:
@@ -138,10 +144,14 @@ class Rows:
 
     @staticmethod
     def from_lists(tokens: Mapping[str, Sequence[Sequence[float]]], **fields: Sequence[float]) -> "Rows":
-        """From nested lists, for small examples and tests."""
+        """From nested lists, for small examples and tests; what says yes or no may be written as 1 and 0."""
         lengths = torch.tensor([len(row) for row in next(iter(tokens.values()))], dtype=torch.int64)
-        packed = {name: torch.tensor([item for row in rows for item in row]) for name, rows in tokens.items()}
-        return Rows(lengths, packed, {name: torch.tensor(column) for name, column in fields.items()})
+
+        def column(name: str, entries: Sequence[float]) -> Tensor:
+            return torch.tensor(entries, dtype=torch.bool if name in MASKS else None)
+
+        packed = {name: column(name, [item for row in rows for item in row]) for name, rows in tokens.items()}
+        return Rows(lengths, packed, {name: column(name, entries) for name, entries in fields.items()})
 
 
 def _same_columns(parts: Sequence[Rows]) -> None:

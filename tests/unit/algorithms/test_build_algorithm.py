@@ -10,10 +10,13 @@ from hpt_megatron.algorithms.credit.estimator import ESTIMATORS
 from hpt_megatron.algorithms.objective.kl import KL_ESTIMATORS
 from hpt_megatron.algorithms.objective.part import COMPONENTS, View
 from hpt_megatron.algorithms.objective.reshape import RESHAPES
+from hpt_megatron.algorithms.outcome import Condition, success_rule
+from hpt_megatron.algorithms.routing.build import build_strategy, route_step
+from hpt_megatron.algorithms.routing.decision import Outcome
 from hpt_megatron.algorithms.target import make_target
 from hpt_megatron.config import algorithm as names
 from hpt_megatron.config.files import groups
-from hpt_megatron.config.load import load_run
+from hpt_megatron.config.load import load, load_run
 from hpt_megatron.protocol.rows import Rows
 
 
@@ -212,3 +215,37 @@ def test_demonstrations_count_in_the_groups_statistics_in_three_presets_alone():
     counting = [name for name in groups()["algorithm"] if algorithm(f"algorithm={name}").adv_include_demo]
     assert sorted(counting) == ["luffy", "official", "srft"]
     assert not [name for name in groups()["experiment"] if algorithm(f"experiment={name}").adv_include_demo]
+
+
+@pytest.mark.parametrize(
+    ("choice", "weights"),
+    [
+        ("sft", (1.0, 1.0)),
+        ("off_policy", (0.1, 0.4)),  # pi A, with A = 1
+        ("off_sft", (1.0, 1.0)),  # below the gate; between the gates it is as off_policy
+        ("switch_off_sft", (1.1, 1.4)),
+        ("srft", (0.2839396, 0.5839396)),  # 0.5 exp(-1), and pi A beside it
+    ],
+)
+def test_every_choice_for_demonstrations_trains_them_as_its_name_says(choice, weights):
+    """The gradient weights of a demonstration's tokens of probability 0.1 and 0.4, of a row of entropy 1."""
+    chosen = algorithm(f"algorithm.offline_loss_type={choice}")
+    decision = route_step(chosen, build_strategy(chosen), [Outcome(8, 0)], 0).decisions[0]
+    logp = torch.tensor([0.1, 0.4], dtype=torch.float64).log().requires_grad_()
+    stored = {"credit": torch.ones(2), "accept": torch.ones(2), "target_logp": torch.zeros(2), "entropy": torch.ones(2)}
+    total = torch.zeros((), dtype=torch.float64)
+    for component in build.build_components(chosen):
+        if component.name in ("off", "sft"):
+            weight = torch.full((2,), getattr(decision.mix, component.name), dtype=torch.float64)
+            total = total + component(View.of_rows(logp, weight, torch.zeros(2, dtype=torch.int64), **stored)).loss
+    assert (-torch.autograd.grad(total, logp)[0]).tolist() == pytest.approx(weights)
+
+
+def test_an_unknown_choice_for_demonstrations_lists_the_known():
+    problem = next(p for p in load(["algorithm.offline_loss_type=dpo"]).problems if "offline" in p.path)
+    assert all(choice in problem.right for choice in ("sft", "off_policy", "off_sft", "switch_off_sft", "srft", "none"))
+
+
+def test_a_success_is_full_accuracy_by_default_and_a_score_above_a_tenth_under_reward_7():
+    assert success_rule(algorithm()) == [Condition("accuracy", ">=", 1.0)]
+    assert success_rule(algorithm("reward=rag")) == [Condition("score", ">", 0.1)]

@@ -144,10 +144,11 @@ def test_the_order_of_rows_does_not_matter(given_rows, data, agg):
     order = torch.tensor(data.draw(st.permutations(range(rows.num_rows))))
     coefficients = Coefficients(loss_agg=agg, length=6, entropy=0.1)
     for make in (global_weights, paper_weights):
-        one = rows.with_tokens(**make(rows, coefficients)).select(order)
+        weights = {f"weight_{name}": weight for name, weight in make(rows, coefficients).items()}
+        one = rows.with_tokens(**weights).select(order)
         two = make(rows.select(order), coefficients)
         for name in STREAMS:
-            assert torch.allclose(one.tokens[name], two[name], rtol=1e-6, atol=0)
+            assert torch.allclose(one.tokens[f"weight_{name}"], two[name], rtol=1e-6, atol=0)
             assert torch.isfinite(two[name]).all()
 
 

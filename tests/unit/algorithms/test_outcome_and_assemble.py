@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_megatron.algorithms.assemble import assemble
+from hpt_megatron.algorithms.assemble import assemble, without_baselines
 from hpt_megatron.algorithms.credit.estimator import CreditSettings
 from hpt_megatron.algorithms.credit.remax import remax
 from hpt_megatron.algorithms.normalize.streams import Coefficients
@@ -238,3 +238,16 @@ def test_a_lost_greedy_rollout_stays_so_that_its_prompt_gets_nothing_instead_of_
 def test_a_prompt_without_a_valid_rollout_leaves_no_greedy_one_behind():
     rows, targets, success = with_greedy([[1, 0]], valid=torch.tensor([False, False, True]))
     assert assemble(rows, targets, [Decision(EXPLORE)], success).rows.num_rows == 0
+
+
+def test_what_only_the_credit_needed_never_reaches_the_trainer_and_no_weight_moves():
+    rows, targets, success = with_greedy([[0, 0, 0], [1, 1, 0]])
+    decisions = [Decision(IMITATE, drop=3, demo=True), Decision(EXPLORE)]
+    made = assemble(rows, targets, decisions, success).rows
+    left = without_baselines(made)
+    assert left.fields["greedy"].tolist() == [False] * 4
+    assert left.tokens["ids"].tolist() == made.tokens["ids"][~made.per_token(made.fields["greedy"])].tolist()
+    before, after = global_weights(made, Coefficients(entropy=0.1)), global_weights(left, Coefficients(entropy=0.1))
+    kept = ~made.per_token(made.fields["greedy"])
+    assert all(torch.equal(before[name][kept], after[name]) for name in before)
+    assert without_baselines(left) is left
