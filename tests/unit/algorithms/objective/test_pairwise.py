@@ -196,6 +196,17 @@ def test_a_pair_that_does_not_count_moves_nothing_and_is_counted(name):
         assert found.metrics == {**alone.metrics, "pairs/left_out": losses}
 
 
+@pytest.mark.parametrize("lost", [2, 3])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "orpo", "bradley_terry"])
+def test_a_pair_needs_both_of_its_rows(name, lost):
+    rows, logp, reference = packed([3, 5, 1, 4])
+    alone = answered(name, rows, logp, reference, pairs_of((0, 1)))
+    changed = rows.with_fields(valid=torch.arange(4) != lost)
+    found = answered(name, changed, logp, reference, pairs_of((0, 1), (2, 3)))
+    assert torch.equal(found.weight, alone.weight)
+    assert found.metrics == {**alone.metrics, "pairs/left_out": 1}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_pair_at_all_gives_weights_of_zero_and_no_mean(name):
     rows, logp, reference = packed([3, 5])

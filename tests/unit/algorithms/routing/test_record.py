@@ -91,7 +91,7 @@ def test_the_share_of_demonstrations_is_the_published_one(on, demos, ratio):
 
 def test_the_three_shares_add_up_to_one_and_a_row_with_two_losses_counts_in_parts():
     """A blend weighs its rollouts too, and what is trained by nothing (a greedy baseline) is no part of it."""
-    rows = rows_of((False, 0.5, 1.0, 0.25), (True, 0.5, 0.75, 0.25), (True, 0.0, 0.0, 1.0), (False, 0.0, 0.0, 0.0))
+    rows = rows_of((False, 0.5, 1.0, 0.25), (True, 0.5, 1.5, 0.5), (True, 0.0, 0.0, 1.0), (False, 0.0, 0.0, 0.0))
     found = composition(rows)
     shares = [found[f"uni/{kind}_data_ratio"] for kind in ("on", "off", "sft")]
     assert shares == pytest.approx([1 / 3, 0.75 / 3, 1.25 / 3])
