@@ -1,4 +1,4 @@
-"""What every test shares: the environment that it starts in, and the rule of the `fast` tests.
+"""What every test shares: the environment that it starts in, how examples are drawn, and the rule of the `fast` tests.
 
 With `-m fast`, a file without such a test is not even imported, so `make fast` never waits for torch; a fast test that
 brings torch in fails.
@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before any test imports an engine, and inherited by every process that a test starts.
 SHARED = {
@@ -22,6 +23,10 @@ SHARED = {
 }
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)
+
+# No drawn example is judged by the clock, which on a busy machine says nothing about the code. What is checked stays.
+settings.register_profile("without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("without a clock")
 
 
 def only_fast(config: pytest.Config) -> bool:

@@ -8,6 +8,9 @@ Invariants
        target. The end token is part of the target's tokens.
     4. Each row carries the three weights of its prompt (`mix_on`, `mix_off`, `mix_sft`); `off` decides which of them
        acts on a token. Rows that nothing would be learned from are left out.
+    5. A greedy rollout (field `greedy`) is the baseline of its prompt. No decision drops it: it stays as long as one
+       sampled rollout of the prompt does, with all its weights 0, also where it is not valid, so that the estimator
+       can tell a lost baseline from one that was never asked for.
 """
 
 from collections.abc import Sequence
@@ -34,11 +37,15 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
     `demonstrations` holds at most one row per prompt, with the same columns as the rollouts (prompt tokens, then the
     target's); prompts without a usable target have none.
     """
-    valid = rollouts.fields["valid"]
+    valid, greedy = rollouts.fields["valid"], rollouts.flag("greedy")
+    sampled = valid & ~greedy
     mixes = torch.tensor([[d.mix.on, d.mix.off, d.mix.sft] for d in decisions], dtype=torch.float32).view(-1, 3)
     drops = torch.tensor([decision.drop for decision in decisions], dtype=torch.int64)
     wanted = torch.tensor([decision.demo for decision in decisions], dtype=torch.bool)
-    stay = valid & ~_dropped(rollouts, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
+    stay = sampled & ~_dropped(rollouts, sampled, drops, success) & (mixes[:, 0] != 0)[rollouts.fields["prompt"]]
+    compared = torch.zeros(len(decisions), dtype=torch.bool).index_fill(0, rollouts.fields["prompt"][stay], True)
+    removed = int(sampled.sum()) - int(stay.sum())
+    stay |= greedy & compared[rollouts.fields["prompt"]]
     usable = demonstrations.row_sum(demonstrations.tokens["trained"].float()) > 0
     come = wanted[demonstrations.fields["prompt"]] & usable
     demonstrations = demonstrations.with_fields(sample=torch.full_like(demonstrations.fields["sample"], -1))
@@ -47,23 +54,29 @@ def assemble(rollouts: Rows, demonstrations: Rows, decisions: Sequence[Decision]
     place = torch.where(sample < 0, torch.iinfo(sample.dtype).max, sample)
     order = chosen[place[chosen].argsort(stable=True)]
     rows = Rows.pick([rollouts, demonstrations], order[prompt[order].argsort(stable=True)])
-    mix = mixes[rows.fields["prompt"]]
+    mix = torch.where(rows.flag("greedy")[:, None], 0.0, mixes[rows.fields["prompt"]])
     rows = rows.with_fields(mix_on=mix[:, 0], mix_off=mix[:, 1], mix_sft=mix[:, 2])
     return Assembled(
         rows,
         {
             "rollouts": rollouts.num_rows,
             "not_valid": int((~valid).sum()),
-            "removed": int(valid.sum()) - int(stay.sum()),
+            "removed": removed,
             "demonstrations": int(come.sum()),
             "targets_missing": int(wanted.sum()) - int(come.sum()),
         },
     )
 
 
-def _dropped(rollouts: Rows, drops: Tensor, success: Tensor) -> Tensor:
-    """[R] which valid rollouts go: the first `drops` of each prompt, failures first, later samples first."""
-    order = rollouts.fields["valid"].nonzero()[:, 0]
+def without_baselines(rows: Rows) -> Rows:
+    """What the trainer gets once credit is given: rows whose three weights are 0, which only the credit needed, go."""
+    learning = torch.stack([rows.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")]).any(0)
+    return rows if bool(learning.all()) else rows.select(learning)
+
+
+def _dropped(rollouts: Rows, sampled: Tensor, drops: Tensor, success: Tensor) -> Tensor:
+    """[R] which of the sampled ones go: the first `drops` of each prompt, failures first, later samples first."""
+    order = sampled.nonzero()[:, 0]
     for key in (-rollouts.fields["sample"], success.to(torch.int8), rollouts.fields["prompt"]):  # the last one leads
         order = order[key[order].argsort(stable=True)]
     grouped = rollouts.fields["prompt"][order]

@@ -4,11 +4,14 @@ Each function reads the keys of one concern, so that what a key does is found by
 """
 
 from collections.abc import Callable
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hpt_megatron.algorithms.credit.counted import trained_lengths
 from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings, row_scores
 from hpt_megatron.algorithms.credit.prefix_weight import weigh_prefix
 from hpt_megatron.algorithms.credit.whiten import whiten_advantage
@@ -22,15 +25,20 @@ from hpt_megatron.algorithms.gates import (
     SuccessRate,
     TruncatedShare,
 )
+from hpt_megatron.algorithms.imitated import ImitatedPrompts
 from hpt_megatron.algorithms.kl_control import Controller, KlSettings, make_controller
 from hpt_megatron.algorithms.normalize.streams import coefficients
 from hpt_megatron.algorithms.normalize.weights import global_weights, official_weights, paper_weights
 from hpt_megatron.algorithms.objective import entropy, kl, off_policy, sft, srft, value
 from hpt_megatron.algorithms.objective.correction import Correction
 from hpt_megatron.algorithms.objective.part import COMPONENTS, Component
+from hpt_megatron.algorithms.outcome import counted_rollouts
 from hpt_megatron.algorithms.prefix import PrefixSettings
-from hpt_megatron.algorithms.shaping import Overlong, treat_truncated
+from hpt_megatron.algorithms.reward_scale import RewardScale, RewardStatistics, rescale
+from hpt_megatron.algorithms.shaping import Overlong, sft_prefix_credit, treat_truncated
+from hpt_megatron.algorithms.target import TargetRules
 from hpt_megatron.config.algorithm import POLICY_LOSSES, AlgorithmConfig
+from hpt_megatron.config.run import DataConfig
 from hpt_megatron.protocol.rows import Rows
 
 
@@ -55,18 +63,55 @@ def credit(rows: Rows, algorithm: AlgorithmConfig) -> Credit:
     return weigh_prefix(rows, earned, algorithm.prefix_reward_weight_alpha, algorithm.prefix_reward_weight_beta)
 
 
+def build_reward_scale(algorithm: AlgorithmConfig) -> RewardScale:
+    """What is done to scores before the credit; reads the file of statistics, once."""
+    reward_scale = algorithm.reward_scale
+    low = -inf if reward_scale.r_min is None else reward_scale.r_min
+    high = inf if reward_scale.r_max is None else reward_scale.r_max
+    return RewardScale(
+        statistics=None if reward_scale.statistics is None else RewardStatistics.load(Path(reward_scale.statistics)),
+        batch=reward_scale.batch,
+        length=reward_scale.length,
+        clip=None if (low, high) == (-inf, inf) else (low, high),
+    )
+
+
+def scale_scores(rows: Rows, scale: RewardScale) -> tuple[Rows, dict[str, float]]:
+    """Rows with their scores scaled; a score that is not a finite number, a demonstration's and a baseline's move no
+    statistic.
+    """
+    score = rows.fields["score"]
+    counted = counted_rollouts(rows) & torch.isfinite(score)
+    scaled, metrics = rescale(score, trained_lengths(rows), counted, scale)
+    return rows.with_fields(score=scaled), metrics
+
+
+def credit_prefixes(rows: Rows, earned: Credit, algorithm: AlgorithmConfig, samples: int) -> Credit:
+    """The fixed advantage of prefix tokens, where it is asked for; last of all, after `shape_truncated`."""
+    if not algorithm.use_sft_prefix_reward:
+        return earned
+    weight = algorithm.sft_prefix_reward_weight
+    return sft_prefix_credit(rows, earned, weight=weight, samples=samples, n_prefix=algorithm.n_prefix)
+
+
 def build_components(algorithm: AlgorithmConfig) -> list[Component]:
     """The loss components of a run, each with the stream of weights that it reads."""
     components: list[Component] = [_policy_loss(algorithm), entropy.Entropy()]
     shown = algorithm.offline_loss_type
     if shown != "none":
-        components.append(srft.SrftSft() if shown == "srft" else sft.Sft())
+        components.append(srft.SrftSft(scale=algorithm.srft.sft_scale) if shown == "srft" else sft.Sft())
         components.append(_off_policy(algorithm))
     if algorithm.use_kl_loss:
         components.append(kl.Kl(estimator=algorithm.kl_loss_type))
     if algorithm.adv_estimator == "gae":
         components.append(value.Value(clip=algorithm.value_clip))
     return components
+
+
+def build_models(algorithm: AlgorithmConfig) -> list[str]:
+    """The models that a run loads: a reference only where a KL term has a weight, a critic only for gae."""
+    reference = (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0
+    return ["policy", *["reference"] * reference, *["critic"] * (algorithm.adv_estimator == "gae")]
 
 
 def _policy_loss(algorithm: AlgorithmConfig) -> Component:
@@ -85,11 +130,23 @@ def _policy_loss(algorithm: AlgorithmConfig) -> Component:
         "dual_clip": {**clips, "clip_dual": algorithm.clip_ratio_dual},
         "gspo": clips,
         "cispo": clips,
+        "srft_rl": _srft_rl(algorithm),
     }
     made: Component = COMPONENTS.get(algorithm.policy_loss)(
         correction=correction, **settings.get(algorithm.policy_loss, {})
     )
     return made
+
+
+def _srft_rl(algorithm: AlgorithmConfig) -> dict[str, Any]:
+    srft = algorithm.srft
+    return {
+        "form": srft.type,
+        "scale": srft.on_scale,
+        "clip_low": algorithm.clip_ratio_low if srft.clip else None,
+        "clip_high": algorithm.clip_ratio_high if srft.clip else None,
+        "negative_floor": -inf if srft.negative_floor is None else srft.negative_floor,
+    }
 
 
 def _off_policy(algorithm: AlgorithmConfig) -> Component:
@@ -152,6 +209,11 @@ def build_refill(algorithm: AlgorithmConfig, wanted: int, most_at_once: int) -> 
     return Refill(RefillSettings(wanted=wanted, max_rounds=groups.max_rounds, max_draw=most_at_once))
 
 
+def build_imitated(algorithm: AlgorithmConfig) -> ImitatedPrompts | None:
+    """The ledger of prompts that later epochs leave out, where they do."""
+    return ImitatedPrompts() if algorithm.remove_sfted_data else None
+
+
 def shape_truncated(rows: Rows, earned: Credit, cut: Tensor, algorithm: AlgorithmConfig) -> tuple[Rows, Credit]:
     """What becomes of responses that were cut off at the longest."""
     return treat_truncated(rows, earned, cut, algorithm.truncated)
@@ -164,6 +226,13 @@ def build_overlong(algorithm: AlgorithmConfig, longest_response: int) -> Overlon
         return None
     buffer = round(overlong.buffer_share * longest_response)
     return Overlong(max_length=longest_response, buffer=buffer, factor=overlong.factor)
+
+
+def build_target_rules(algorithm: AlgorithmConfig, data: DataConfig, eos: int, pad: int | None) -> TargetRules:
+    """How the tokens of a target become those of a demonstration."""
+    return TargetRules(
+        eos=eos, pad=pad, limit=data.max_prefix_len, cut=algorithm.target_cut, longest=data.max_response_length
+    )
 
 
 def build_prefix(algorithm: AlgorithmConfig, seed: int) -> PrefixSettings:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hpt_megatron.algorithms.build import build_components, credit
+from hpt_megatron.algorithms.build import build_components, build_models, credit
 from hpt_megatron.algorithms.credit.estimator import Credit
 from hpt_megatron.algorithms.objective.part import COMPONENTS
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
@@ -41,6 +41,7 @@ class Explanation:
     n: int
     cases: list[Case]
     components: list[tuple[str, str, FourParts]]  # stream, kind, parts
+    models: list[str]
 
 
 def explain(algorithm: AlgorithmConfig, n: int) -> Explanation:
@@ -49,7 +50,7 @@ def explain(algorithm: AlgorithmConfig, n: int) -> Explanation:
     components = build_components(algorithm)
     cases = [_case(algorithm, components, rollouts, k) for k in range(rollouts + 1)]
     parts = [(part.name, kind_of(part), parts_of(kind_of(part))) for part in components]
-    return Explanation(rollouts, cases, parts)
+    return Explanation(rollouts, cases, parts, build_models(algorithm))
 
 
 def parts_of(kind: str) -> FourParts:

@@ -4,8 +4,8 @@ A gate looks at the plain numbers of one group and admits it or not. Several sta
 gives its name to the count. DAPO's dynamic sampling is the gate `spread` with a refill: groups whose scores are all
 equal carry no credit, so more prompts are drawn until enough groups are left or the rounds are used up.
 
-Under `switch`, a prompt without any success is there to imitate: judge only the groups that go to RL, or dynamic
-sampling takes every demonstration away.
+A prompt without any success is there to imitate: `judge` asks the gates only about groups that explore, or dynamic
+sampling would take every demonstration away. Where a target is a row there is something to learn, so it passes.
 
 Invariants
     1. A verdict depends on the group alone: not on other groups, nor on the order of its rollouts.
@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from hpt_megatron.algorithms.routing.decision import Decision
 from hpt_megatron.errors import UserError
 
 
@@ -143,6 +144,17 @@ class TruncatedShare:
 def rejected_by(gates: Sequence[Gate], group: Group) -> str | None:
     """The name of the first gate that refuses the group; None where all admit it."""
     return next((gate.name for gate in gates if not gate.admits(group)), None)
+
+
+def judge(gates: Sequence[Gate], groups: Sequence[Group], decisions: Sequence[Decision]) -> list[str | None]:
+    """One verdict per prompt, for `Refill.record`; a prompt on which nothing is trained is `skipped`."""
+    verdicts: list[str | None] = []
+    for group, decision in zip(groups, decisions, strict=True):
+        if decision.demo:
+            verdicts.append(None)
+        else:
+            verdicts.append(rejected_by(gates, group) if decision.mix.on else "skipped")
+    return verdicts
 
 
 @dataclass(frozen=True, kw_only=True)

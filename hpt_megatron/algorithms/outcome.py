@@ -4,7 +4,8 @@ Invariants
     1. Success is a comparison of named reward components with thresholds, never equality of floats. All conditions
        must hold.
     2. A rollout that a failure of ours made (`valid` is false) counts neither as a rollout nor as a success.
-    3. Everything here is counted on rollouts alone; a demonstration in the rows moves no count.
+    3. Everything here is counted on sampled rollouts alone; a demonstration in the rows moves no count, nor does a
+       greedy baseline.
 
 Example:
     >>> rule = [Condition("accuracy", ">=", 1.0), Condition("format", ">", 0.0)]
@@ -65,9 +66,14 @@ class Counts:
     k: Tensor
 
 
+def counted_rollouts(rows: Rows) -> Tensor:
+    """[R] the rollouts that say how well the policy does: sampled by it, and none that a failure of ours made."""
+    return rows.fields["valid"] & ~rows.fields["off"] & ~rows.flag("greedy")
+
+
 def count(rows: Rows, success: Tensor, prompts: int) -> Counts:
-    """Counts over the fields `prompt`, `off` and `valid`."""
-    counted = rows.fields["valid"] & ~rows.fields["off"]
+    """Counts over the fields `prompt`, `off`, `valid` and `greedy`."""
+    counted = counted_rollouts(rows)
     zeros = torch.zeros(prompts, dtype=torch.int64)
     prompt = rows.fields["prompt"]
     return Counts(
@@ -82,7 +88,7 @@ def batch_metrics(counts: Counts, rows: Rows, success: Tensor, format_failed: Te
     `solve_none` and `solve_all` count prompts, `solved` and `failed` are shares of rollouts; `solve_none_format` counts
     prompts whose rollouts all fail on the format, where the reward reports that.
     """
-    counted = rows.fields["valid"] & ~rows.fields["off"]
+    counted = counted_rollouts(rows)
     total = max(int(counted.sum()), 1)
     seen = counts.n > 0
     solved = int((counted & success).sum())

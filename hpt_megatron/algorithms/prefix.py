@@ -124,10 +124,11 @@ def bounds(settings: PrefixSettings, step: int) -> tuple[float, float]:
         ratio = settings.max_ratio * (1 - min(step / settings.steps, 1.0))
         return ratio, ratio
     window = min(max(-(-WINDOWS * step // settings.steps) - 1, 0), WINDOWS - 1)
+    # The share comes first: 10 * x / 10 is above x for one x in sixteen, x * 1.0 for none.
     if settings.strategy == "linear_max":
-        return 0.0, (WINDOWS - window) * settings.max_ratio / WINDOWS
+        return 0.0, settings.max_ratio * ((WINDOWS - window) / WINDOWS)
     if settings.strategy == "reverse_linear":
-        return 0.0, (window + 1) * settings.max_ratio / WINDOWS
+        return 0.0, settings.max_ratio * ((window + 1) / WINDOWS)
     return settings.min_ratio, settings.max_ratio
 
 

@@ -52,7 +52,9 @@ def show(title: str, chosen: "RunConfig", explanation: "Explanation") -> None:
 
     algorithm = chosen.algorithm
     settings = f"{algorithm.unify_strategy}, credit {algorithm.adv_estimator}, normalize {algorithm.normalize}"
-    print(f"{title}: {settings}\n")
+    print(f"{title}: {settings}")
+    absent = [name for name in ("reference", "critic") if name not in explanation.models]
+    print(f"models: {', '.join(explanation.models)}" + "".join(f", no {name}" for name in absent) + "\n")
     print(f"A prompt of {explanation.n} rollouts, k of them right, with a target that is right:\n")
     heads = ["on", "off", "sft", "rollouts", "success", "failure", *(f"demo p={p}" for p in PROBABILITIES)]
     print(f"{'k':>3}  {'decision':<11}" + "".join(f"{head:>11}" for head in heads))

@@ -111,6 +111,28 @@ class CorrectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardScaleConfig:
+    """What is done to a score before the credit: global (statistics of a file), batch, length, clip, in this order."""
+
+    statistics: str | None
+    batch: bool
+    length: bool
+    r_min: float | None
+    r_max: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SrftConfig:
+    """The two parts of SRFT that the entropy of a row weighs."""
+
+    type: Literal["paper", "exp", "classic_rl", "minus_old"]
+    sft_scale: float
+    on_scale: float
+    clip: bool
+    negative_floor: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OverlongConfig:
     """The penalty on responses that come near the longest one."""
 
@@ -150,9 +172,13 @@ class AlgorithmConfig:
     prefix: PrefixConfig
     prefix_reward_weight_alpha: float
     prefix_reward_weight_beta: float
+    use_sft_prefix_reward: bool
+    sft_prefix_reward_weight: float
+    target_cut: Literal["drop", "truncate", "official"]
     groups: GroupsConfig
     overlong: OverlongConfig
     truncated: Literal["keep", "zero_credit", "mask"]
+    reward_scale: RewardScaleConfig
     remove_sfted_data: bool
     offline_loss_type: Literal["sft", "off_policy", "off_sft", "switch_off_sft", "srft", "none"]
     sft_loss_coef: float
@@ -167,6 +193,7 @@ class AlgorithmConfig:
     gamma: float
     lam: float
     pass_k: Count
+    srft: SrftConfig
     policy_loss: Name
     clip_ratio_low: float
     clip_ratio_high: float

@@ -39,6 +39,9 @@ RENAMED = {
     f"{_ACTOR}.off_policy_reshape_pow_exp": "algorithm.off_policy_reshape_pow_exp",
     f"{_ACTOR}.off_policy_max_clip": "algorithm.off_policy_max_clip",
     f"{_ACTOR}.off_policy_min_clip": "algorithm.off_policy_min_clip",
+    f"{_ACTOR}.use_sft_prefix_reward": "algorithm.use_sft_prefix_reward",
+    f"{_ACTOR}.sft_prefix_reward_weight": "algorithm.sft_prefix_reward_weight",
+    f"{_ACTOR}.srft_type": "algorithm.srft.type",
     f"{_ACTOR}.use_off_policy_probs": "algorithm.use_off_policy_probs",
     "data.reward_impl_version": "reward.reward_impl_version",
     "data.max_target_length": "data.max_prefix_len",
@@ -101,6 +104,7 @@ RETIRED = {
     f"{_ACTOR}.fsdp_config.fsdp_size": _FSDP,
     f"{_ACTOR}.fsdp_config.wrap_policy": _FSDP,
     f"{_REF}.fsdp_config.param_offload": _FSDP,
+    f"{_REF}.use_ref": "a reference is loaded where a KL term has a weight, and nowhere else",
     f"{_ACTOR}.strategy": "there is one trainer: Megatron-core",
     f"{_ACTOR}.ulysses_sequence_parallel_size": "long sequences are split by `layout.cp`",
     f"{_ACTOR}.off_policy_normalize": "it has no effect in the released code",
@@ -137,16 +141,9 @@ RETIRED = {
     "trainer.soft_type": "a table of `soft` has a name or is given: algorithm.soft.table",
 }
 
-_PREFIX, _ALGORITHMS, _LOOP, _DATA = (
-    "the prefix strategies",
-    "the algorithms",
-    "the loop",
-    "the data pipeline",
-)
+_LOOP, _DATA = "the loop", "the data pipeline"
 LATER = {
-    f"{_ACTOR}.ppo_epochs": _ALGORITHMS,
-    f"{_ACTOR}.use_sft_prefix_reward": _PREFIX,
-    f"{_REF}.use_ref": _ALGORITHMS,
+    f"{_ACTOR}.ppo_epochs": _LOOP,
     "data.val_batch_size": _DATA,
     "data.shuffle": _DATA,
     "data.truncation": _DATA,

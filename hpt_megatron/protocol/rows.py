@@ -5,14 +5,16 @@
     fields    name -> [R]   one entry per row
 
 Invariants
-    1. Every column of `tokens` has T entries, every one of `fields` R; what breaks this is named on construction.
+    1. Every column of `tokens` has T entries, every one of `fields` R, and those that say yes or no are bool; what
+       breaks this is named on construction.
     2. Nothing is changed in place: every operation answers new rows that may share memory with the old ones.
     3. The order of rows means nothing to who reads them; it is kept by every operation but `select`.
 
 Names used throughout: tokens `ids`, `response` (bool: belongs to the response), `trained` (bool: a loss falls on it; in
 a rollout of several turns, observations are response and not trained), `off` (bool, the sources' `prefix_mask`: comes
 from a demonstration); fields `prompt` (which prompt of the batch, so rows of one group share it), `sample` (which
-rollout of the prompt), `off` (bool: the row is a demonstration), `valid` (bool: no failure of ours made it), `score`.
+rollout of the prompt), `off` (bool: the row is a demonstration), `valid` (bool: no failure of ours made it), `score`;
+where an estimator needs one, `greedy` (bool: the prompt's rollout at temperature 0, compared with and never trained).
 
 Example:
     >>> rows = Rows(torch.tensor([2, 3]), {"ids": torch.arange(5)}, {"prompt": torch.tensor([7, 8])})
@@ -30,6 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MASKS = {"response", "trained", "off", "valid", "greedy"}
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -46,6 +50,9 @@ class Rows:
         for name, column in self.fields.items():
             if len(column) != self.num_rows:
                 raise ValueError(f"field {name!r} has {len(column)} entries, there are {self.num_rows} rows")
+        for name, column in [*self.tokens.items(), *self.fields.items()]:
+            if name in MASKS and column.dtype != torch.bool and len(column):
+                raise ValueError(f"{name!r} says yes or no, and its type is {column.dtype} instead of torch.bool")
 
     @property
     def num_rows(self) -> int:
@@ -71,6 +78,10 @@ class Rows:
     def position(self) -> Tensor:
         """[T] where each token stands in its row."""
         return torch.arange(self.num_tokens) - self.per_token(self.starts)
+
+    def flag(self, name: str) -> Tensor:
+        """[R] a field of yes and no; all no where the rows have none of that name."""
+        return self.fields.get(name, torch.zeros(self.num_rows, dtype=torch.bool))
 
     def per_token(self, of_row: Tensor) -> Tensor:
         """[R] to [T]: each token gets what its row has; constants only, no gradient."""
@@ -133,10 +144,14 @@ class Rows:
 
     @staticmethod
     def from_lists(tokens: Mapping[str, Sequence[Sequence[float]]], **fields: Sequence[float]) -> "Rows":
-        """From nested lists, for small examples and tests."""
+        """From nested lists, for small examples and tests; what says yes or no may be written as 1 and 0."""
         lengths = torch.tensor([len(row) for row in next(iter(tokens.values()))], dtype=torch.int64)
-        packed = {name: torch.tensor([item for row in rows for item in row]) for name, rows in tokens.items()}
-        return Rows(lengths, packed, {name: torch.tensor(column) for name, column in fields.items()})
+
+        def column(name: str, entries: Sequence[float]) -> Tensor:
+            return torch.tensor(entries, dtype=torch.bool if name in MASKS else None)
+
+        packed = {name: column(name, [item for row in rows for item in row]) for name, rows in tokens.items()}
+        return Rows(lengths, packed, {name: column(name, entries) for name, entries in fields.items()})
 
 
 def _same_columns(parts: Sequence[Rows]) -> None:

@@ -24,8 +24,7 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "algorithm": "remove_sfted_data",
-    "data": "max_prefix_len max_prompt_length max_response_length train_batch_size train_files val_files",
+    "data": "max_prompt_length train_batch_size train_files val_files",
     "reward": "reward_impl_version",
     "rollout": (
         "agent gpu_memory_utilization max_model_len max_turns mm_encoder_tp_mode n_val name publish_bucket_mb "

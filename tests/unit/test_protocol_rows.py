@@ -66,3 +66,22 @@ def test_a_column_of_another_length_is_named():
         Rows(torch.tensor([3]), {}, {"prompt": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"differ in the columns \['y'\]"):
         Rows.concat([pack([[1]]), pack([[1]]).with_tokens(y=torch.zeros(1))])
+
+
+def test_a_flag_that_rows_do_not_carry_is_no_for_all():
+    rows = pack([[1], [2, 3]])
+    assert rows.flag("greedy").tolist() == [False, False]
+    assert rows.with_fields(greedy=torch.tensor([False, True])).flag("greedy").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", ["response", "trained", "off"])
+def test_a_mask_over_tokens_that_is_not_bool_is_named(name):
+    """A mask of numbers would select by index where rows are picked with it, and say nothing."""
+    with pytest.raises(ValueError, match=f"'{name}' says yes or no, and its type is torch.float32"):
+        Rows(torch.tensor([2]), {name: torch.ones(2)})
+
+
+@pytest.mark.parametrize("name", ["off", "valid", "greedy"])
+def test_a_mask_over_rows_that_is_not_bool_is_named(name):
+    with pytest.raises(ValueError, match=f"'{name}' says yes or no, and its type is torch.int64"):
+        Rows(torch.tensor([2]), {}, {name: torch.ones(1, dtype=torch.int64)})

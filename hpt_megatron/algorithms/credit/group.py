@@ -101,9 +101,9 @@ def gpg(rows: Rows, settings: CreditSettings) -> Credit:
     """Reads `include_demo`.
 
     alpha = B / (B - M): B groups of at least two counted rows, M of them with equal scores, which give no gradient;
-    1 where all are equal. The paper's F_norm is 1. Rows with nothing to compare with keep their score, unscaled. The
-    paper's resampling below a share of useful groups belongs to the sampler, not here. Unlike the other estimators
-    of this file, alpha looks at the whole batch.
+    1 where all are equal. The authors' F_norm is 1 here. Rows with nothing to compare with keep their score, unscaled.
+    The paper's resampling below a share of useful groups belongs to the sampler, not here. Unlike the other
+    estimators of this file, alpha looks at the whole batch.
     """
     counted = counted_rows(rows, settings.include_demo)
     distance, count = against_mean(rows, counted)

@@ -5,7 +5,7 @@ the baseline and is not learned from. Several of a prompt are averaged. Demonstr
 
 What has nothing to compare with:
 
-    prompt of demonstrations alone       their score; the rollouts were dropped, the greedy one with them
+    prompt of demonstrations alone       their score; the rollouts were dropped, the greedy one with them (`assemble`)
     greedy rollout present, not valid    0: a failure of ours must neither stop the run nor become a baseline
     rollouts without a greedy one        refused
 
@@ -28,7 +28,7 @@ from hpt_megatron.protocol.rows import Rows
 def remax(rows: Rows, settings: CreditSettings) -> Credit:
     """Reads nothing."""
     rollout, score = counted_rows(rows, include_demo=False), scores(rows)
-    greedy = rows.fields.get("greedy", torch.zeros_like(rollout))
+    greedy = rows.flag("greedy")
     total, judged = group_sums(rows, score, greedy & rollout)
     _, failed = group_sums(rows, score, greedy & ~rows.fields["valid"])
     bare = rollout & (judged + failed == 0)

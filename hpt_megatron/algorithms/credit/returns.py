@@ -24,15 +24,21 @@ Example:
     [0.5, 0.0, 0.75]
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from hpt_megatron.algorithms.credit.counted import counted_rows, credit_of_rows, learned_tokens, trained_lengths
+from hpt_megatron.algorithms.credit.discount import discounted, picked
 from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings
 from hpt_megatron.algorithms.credit.group import against_mean
 from hpt_megatron.algorithms.credit.whiten import whiten_tokens
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.rows import Rows
+
+CHUNK = 2**17  # tokens
 
 
 @ESTIMATORS.add("gae")
@@ -71,34 +77,34 @@ def reinforce_plus_plus_baseline(rows: Rows, settings: CreditSettings) -> Credit
 
 def lambda_returns(rows: Rows, value: Tensor | None, gamma: float, lam: float) -> Credit:
     """A and G of every token; without values the two are the same."""
-    learned = learned_tokens(rows)
-    reward, critic = rows.tokens["reward"][learned], None if value is None else value[learned]
-    advantage = _backwards(reward, critic, trained_lengths(rows).long(), gamma, lam)
-    shown = advantage.new_zeros(rows.num_tokens).masked_scatter_(learned, advantage)
-    if critic is None:
-        return Credit(shown, shown)
-    return Credit(shown, torch.zeros_like(shown).masked_scatter_(learned, advantage + critic))
-
-
-def _backwards(reward: Tensor, value: Tensor | None, lengths: Tensor, gamma: float, lam: float) -> Tensor:
-    """A of tokens without gaps: one step per position counted from the end, for all rows at once.
-
-    Rows stand by falling length, so those that still have a token at a step are the first ones.
-    """
-    end = lengths.cumsum(0) - 1
-    lengths, order = lengths.sort(descending=True)
-    end = end[order]
-    longest = int(lengths[0]) if len(lengths) else 0
-    alive = len(lengths) - torch.searchsorted(lengths.flip(0), torch.arange(longest), right=True)
-    advantage = torch.empty_like(reward, dtype=torch.promote_types(reward.dtype, torch.float32))
-    carried = torch.zeros(len(lengths), dtype=torch.float64)
-    following = torch.zeros(len(lengths), dtype=torch.float64)
-    for step, rows in enumerate(alive.tolist()):
-        at = end[:rows] - step
-        carried = reward[at] + gamma * lam * carried[:rows]
+    learned, reward = learned_tokens(rows), rows.tokens["reward"]
+    advantage = torch.zeros_like(reward, dtype=torch.promote_types(reward.dtype, torch.float32))
+    returns = advantage if value is None else torch.zeros_like(advantage)
+    lengths = trained_lengths(rows).long()
+    for these in _some_rows_at_a_time(rows.lengths):
+        tokens = slice(int(rows.starts[these.start]), int(rows.starts[these.stop - 1] + rows.lengths[these.stop - 1]))
+        here = learned[tokens]
+        delta = picked(reward[tokens], here).double()
         if value is not None:
-            here = value[at].double()
-            carried += gamma * following[:rows] - here
-            following = here
-        advantage[at] = carried.to(advantage.dtype)
-    return advantage
+            critic = picked(value[tokens], here).double()
+            delta += gamma * _following(critic, lengths[these]) - critic
+        found = discounted(delta, lengths[these], gamma * lam)
+        advantage[tokens].masked_scatter_(here, found.to(advantage.dtype))
+        if value is not None:
+            returns[tokens].masked_scatter_(here, (found + critic).to(returns.dtype))
+    return Credit(advantage, returns)
+
+
+def _following(value: Tensor, lengths: Tensor) -> Tensor:
+    """The value of the next token of the row; 0 behind the last."""
+    ends = lengths.cumsum(0)[lengths > 0] - 1
+    return torch.cat([value[1:], value.new_zeros(min(len(value), 1))]).index_fill_(0, ends, 0.0)
+
+
+def _some_rows_at_a_time(lengths: Tensor) -> Iterator[slice]:
+    """Slices of rows with about CHUNK tokens each, so that what is made on the way stays in the processor's caches."""
+    part = (lengths.cumsum(0) - 1).clamp(min=0) // CHUNK
+    ends = [*(part.diff().nonzero()[:, 0] + 1).tolist(), len(lengths)]
+    for start, end in pairwise([0, *ends]):
+        if end > start:
+            yield slice(start, end)

@@ -22,6 +22,7 @@ from hpt_megatron.algorithms.credit.counted import counted_rows, learned_tokens
 from hpt_megatron.algorithms.credit.estimator import Credit, CreditSettings
 from hpt_megatron.protocol.rows import Rows
 
+PIECE = 2**17  # entries
 WHITEN_FLOOR = 1e-8  # added to the standard deviation, as in the usual (a - mean) / (std + 1e-8)
 
 
@@ -34,12 +35,19 @@ def moments(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation over the counted entries, as float64 scalars; 0 where undefined."""
     count = counted.sum().double()
     some = count.clamp(min=1)
-    mean = torch.where(counted, values, 0.0).sum(dtype=torch.float64) / some
+    mean = _sums(torch.where(counted, values, 0.0))[0] / some
     deviation = torch.where(counted, values - mean.to(values.dtype), 0.0)
     # The mean was rounded to the column's own type; what that left is taken out of the variance.
-    rest = deviation.sum(dtype=torch.float64) / some
-    square = torch.linalg.vector_norm(deviation, dtype=torch.float64) ** 2 - some * rest**2
+    total, square = _sums(deviation)
+    square = square - some * (total / some) ** 2
     return mean, (square.clamp(min=0.0) / (count - 1).clamp(min=1)).sqrt()
+
+
+def _sums(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and sum of squares in float64, a piece at a time: a copy of the whole column would take ten times as long."""
+    pieces = (piece.double() for piece in torch.split(values, PIECE))
+    total, square = torch.stack([torch.stack((piece.sum(), piece.dot(piece))) for piece in pieces]).sum(0)
+    return total, square
 
 
 def whiten(values: Tensor, counted: Tensor) -> Tensor:
@@ -59,5 +67,9 @@ def whiten_tokens(rows: Rows, of_token: Tensor, settings: CreditSettings) -> Ten
 
 
 def whiten_advantage(rows: Rows, credit: Credit, settings: CreditSettings) -> Credit:
-    """Any estimator's credit with its advantage whitened; returns stay, for a critic learns them as they are."""
-    return Credit(whiten_tokens(rows, credit.advantage, settings), credit.returns)
+    """Any estimator's credit with its advantage whitened; returns stay, for a critic learns them as they are.
+
+    A greedy baseline, whose advantage is 0 by definition, keeps it and moves nothing.
+    """
+    learning = rows.with_fields(valid=rows.fields["valid"] & ~rows.flag("greedy"))
+    return Credit(whiten_tokens(learning, credit.advantage, settings), credit.returns)

@@ -7,6 +7,7 @@
     kl        kl_loss_coef              on trained tokens of rollouts
     value     value_coef                on trained tokens of rollouts
 
+A row whose three mixes are 0 is compared with and trained by nothing (remax's greedy rollout).
 A token comes from a demonstration when `off` is set: a row that goes on from part of a demonstration has both kinds.
 """
 
@@ -53,6 +54,10 @@ def coefficients(algorithm: AlgorithmConfig, longest_response: int) -> Coefficie
 def streams(rows: Rows, coefficients: Coefficients) -> dict[str, Tensor]:
     """[T] the weight of every token in every component, 0 where it is not trained by it."""
     trained, off = rows.tokens["trained"], rows.tokens["off"]
+    mixes = torch.stack([rows.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")])
+    apart = (mixes == 0).all(0)
+    if bool(apart.any()):
+        trained = trained & ~rows.per_token(apart)
     own, shown = trained & ~off, trained & off
 
     def on(mask: Tensor, of_row: Tensor | float) -> Tensor:

@@ -1,6 +1,7 @@
 """The gate against the number of rollouts; losses and KL terms against one another."""
 
 from collections.abc import Iterator
+from os.path import isfile
 
 from hpt_megatron.config.algorithm import (
     ADV_ESTIMATORS,
@@ -119,6 +120,42 @@ def check_prefix(run: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", "rollout.n of 2"
         )
+
+
+def check_prefix_reward(run: RunConfig) -> Iterator[Problem]:
+    """A weight that the rows of a prompt share needs a prefix in each of them."""
+    algorithm = run.algorithm
+    if algorithm.use_sft_prefix_reward and algorithm.n_prefix != -1:
+        why = f"all rows of a prompt share the weight of its prefix, and n_prefix is {algorithm.n_prefix}"
+        yield Problem("algorithm.use_sft_prefix_reward", True, why, "false, or n_prefix=-1")
+    if algorithm.sft_prefix_reward_weight < 0:
+        why = "a negative weight would train away from the target"
+        yield Problem("algorithm.sft_prefix_reward_weight", algorithm.sft_prefix_reward_weight, why, "0 or more")
+
+
+def check_reward_scale(run: RunConfig) -> Iterator[Problem]:
+    """Statistics exist, and something lies between the bounds."""
+    reward_scale = run.algorithm.reward_scale
+    if reward_scale.statistics is not None and not isfile(reward_scale.statistics):
+        right = 'a JSON file such as {"mean": 0.4, "std": 0.2, "count": 1000}, or null'
+        yield Problem("algorithm.reward_scale.statistics", reward_scale.statistics, "no such file", right)
+    low, high = reward_scale.r_min, reward_scale.r_max
+    if low is not None and high is not None and low >= high:
+        yield Problem("algorithm.reward_scale.r_min", low, f"nothing lies between it and r_max {high:g}", "below r_max")
+
+
+def check_srft(run: RunConfig) -> Iterator[Problem]:
+    """SRFT's scales do not turn a part around, and its bounds bound."""
+    algorithm, srft = run.algorithm, run.algorithm.srft
+    for key, scale in (("sft_scale", srft.sft_scale), ("on_scale", srft.on_scale)):
+        if scale < 0:
+            yield Problem(f"algorithm.srft.{key}", scale, "a negative scale would train away from it", "0 or more")
+    if srft.negative_floor is not None and srft.negative_floor >= 0:
+        why = "is a log-prob, and no token is above 0"
+        yield Problem("algorithm.srft.negative_floor", srft.negative_floor, why, "-10.0, or null")
+    if srft.clip and algorithm.clip_ratio_low >= 1:
+        why = f"clip_ratio_low {algorithm.clip_ratio_low:g} leaves no lower bound on a ratio"
+        yield Problem("algorithm.srft.clip", True, why, "clip_ratio_low below 1")
 
 
 def trains_off_policy(algorithm: AlgorithmConfig) -> bool:

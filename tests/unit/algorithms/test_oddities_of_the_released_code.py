@@ -162,12 +162,13 @@ def test_10_fifty_five_prompts_that_explore_fill_eight_ranks_alike():
     rows, _ = step(algorithm(), [1] * 55 + [0] * 73, 8)
     assert rows.num_rows == 513
     filled = Rows.concat([rows, *[filler(rows)] * 7])
-    filled = filled.with_tokens(**global_weights(filled, Coefficients()))
+    weights = global_weights(filled, Coefficients())
+    filled = filled.with_tokens(**{f"weight_{name}": weight for name, weight in weights.items()})
     alone = global_weights(rows, Coefficients())
     of_rank = [filled.select(torch.arange(rank, filled.num_rows, 8)) for rank in range(8)]
     assert [part.num_rows for part in of_rank] == [65] * 8
     for name, expected in (("rl", 1.0), ("sft", 1.0)):
-        over_ranks = sum(float(part.tokens[name].double().sum()) for part in of_rank)
+        over_ranks = sum(float(part.tokens[f"weight_{name}"].double().sum()) for part in of_rank)
         assert over_ranks == pytest.approx(float(alone[name].double().sum()))
         assert over_ranks == pytest.approx(expected)
 

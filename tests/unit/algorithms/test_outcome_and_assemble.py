@@ -2,13 +2,17 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_megatron.algorithms.assemble import assemble
+from hpt_megatron.algorithms.assemble import assemble, without_baselines
+from hpt_megatron.algorithms.credit.estimator import CreditSettings
+from hpt_megatron.algorithms.credit.remax import remax
+from hpt_megatron.algorithms.normalize.streams import Coefficients
+from hpt_megatron.algorithms.normalize.weights import global_weights
 from hpt_megatron.algorithms.outcome import Condition, batch_metrics, count, successes
 from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Mix, Outcome, route
-from hpt_megatron.algorithms.routing.switch import Switch
+from hpt_megatron.algorithms.routing.switch import ALL, Switch
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.rows import Rows
 
@@ -167,7 +171,6 @@ def test_an_empty_target_never_becomes_a_row():
     assert made.counts["targets_missing"] == 1
 
 
-@settings(deadline=None)
 @given(
     pattern=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6),
     gate=st.integers(-1, 6),
@@ -184,3 +187,67 @@ def test_any_order_of_rollouts_makes_the_same_rows(pattern, gate, data):
     assert one.tokens["ids"].tolist() == two.tokens["ids"].tolist()
     imitating = sum(sum(group) <= gate for group in pattern)
     assert one.num_rows == imitating + sum(len(group) for group in pattern if sum(group) > gate)
+
+
+def with_greedy(pattern, **changed):
+    """Of each prompt the last rollout is the greedy one; it failed, so a removal of failures would take it first."""
+    rows, success = rollouts([[*group, 0] for group in pattern])
+    last = torch.tensor([s == len(group) for group in pattern for s in range(len(group) + 1)])
+    targets = demonstrations(range(len(pattern)))
+    return rows.with_fields(greedy=last, **changed), targets.with_fields(greedy=torch.zeros(len(pattern)) > 0), success
+
+
+def remax_of(made, scores):
+    """The credit of each row, its score on its last token."""
+    reward = torch.zeros(made.rows.num_tokens)
+    reward[made.rows.last(made.rows.tokens["trained"])] = torch.tensor(scores)
+    rows = made.rows.with_tokens(reward=reward)
+    return remax(rows, CreditSettings()).advantage[rows.last(rows.tokens["trained"])].tolist()
+
+
+@pytest.mark.parametrize("remove", [1, 2, 3, ALL])
+def test_a_greedy_rollout_stays_as_long_as_a_sampled_one_does_and_is_never_trained(remove):
+    """Two prompts of three sampled rollouts and a greedy one: the first imitates, the second explores."""
+    rows, targets, success = with_greedy([[0, 0, 0], [1, 1, 0]])
+    counts = count(rows, success, 2)
+    assert (counts.n.tolist(), counts.k.tolist()) == ([3, 3], [0, 2]), "the greedy one moves no gate"
+    outcomes = [Outcome(int(n), int(k)) for n, k in zip(counts.n, counts.k, strict=True)]
+    made = assemble(rows, targets, route(Switch(remove=remove), outcomes, 0).decisions, success)
+    first = made.rows.fields["prompt"] == 0
+    left = 3 - min(remove, 3)
+    assert made.counts["removed"] == 3 - left
+    assert made.rows.fields["greedy"][first].tolist() == [False] * left + [True] * (left > 0) + [False]
+    assert made.rows.fields["greedy"][~first].tolist() == [False, False, False, True]
+    weights = global_weights(made.rows, Coefficients(entropy=0.1, kl=0.1, value=0.1))
+    greedy = made.rows.per_token(made.rows.fields["greedy"])
+    assert all(weight[greedy].eq(0).all() for weight in weights.values())
+    assert int((weights["rl"] != 0).sum()) == 2 * (3 + left), "two tokens of every sampled rollout that stays"
+    credit = remax_of(made, [*[0.0] * left, *[0.25] * (left > 0), 1.0, 1.0, 1.0, 0.0, 0.5])
+    alone = [*[-0.25] * left, 0.0, 0.75] if left else [1.0]
+    assert credit == [*alone, 0.5, 0.5, -0.5, 0.0]
+
+
+def test_a_lost_greedy_rollout_stays_so_that_its_prompt_gets_nothing_instead_of_stopping_the_run():
+    rows, targets, success = with_greedy([[1, 1, 0]], valid=torch.tensor([True, True, True, False]))
+    made = assemble(rows, targets, [Decision(EXPLORE)], success)
+    assert made.rows.fields["valid"].tolist() == [True, True, True, False]
+    assert remax_of(made, [1.0, 1.0, 0.0, 0.0]) == [0.0] * 4
+    assert global_weights(made.rows, Coefficients(entropy=0.1))["entropy"].count_nonzero() == 6
+
+
+def test_a_prompt_without_a_valid_rollout_leaves_no_greedy_one_behind():
+    rows, targets, success = with_greedy([[1, 0]], valid=torch.tensor([False, False, True]))
+    assert assemble(rows, targets, [Decision(EXPLORE)], success).rows.num_rows == 0
+
+
+def test_what_only_the_credit_needed_never_reaches_the_trainer_and_no_weight_moves():
+    rows, targets, success = with_greedy([[0, 0, 0], [1, 1, 0]])
+    decisions = [Decision(IMITATE, drop=3, demo=True), Decision(EXPLORE)]
+    made = assemble(rows, targets, decisions, success).rows
+    left = without_baselines(made)
+    assert left.fields["greedy"].tolist() == [False] * 4
+    assert left.tokens["ids"].tolist() == made.tokens["ids"][~made.per_token(made.fields["greedy"])].tolist()
+    before, after = global_weights(made, Coefficients(entropy=0.1)), global_weights(left, Coefficients(entropy=0.1))
+    kept = ~made.per_token(made.fields["greedy"])
+    assert all(torch.equal(before[name][kept], after[name]) for name in before)
+    assert without_baselines(left) is left

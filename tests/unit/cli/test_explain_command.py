@@ -76,6 +76,20 @@ def test_the_command_prints_what_is_computed():
     assert len(rows) == 8
     assert rows[3][-2:] == ["0.125", "0.06944"]
     assert "A pi c / (pi + c)^2" in done.stdout
+    assert "models: policy, no reference, no critic\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "models"),
+    [
+        ((), ["policy"]),
+        (("algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.1"), ["policy", "reference"]),
+        (("algorithm.kl_ctrl.kl_coef=0.05", "algorithm.adv_estimator=gae"), ["policy", "reference", "critic"]),
+        (("algorithm.use_kl_loss=true",), ["policy"]),  # with a coefficient of 0, which validation warns of
+    ],
+)
+def test_a_reference_and_a_critic_are_loaded_only_where_something_asks_for_them(overrides, models):
+    assert explain(load_run(list(overrides)).algorithm, 8).models == models
 
 
 def test_an_experiment_an_override_and_json_work_together():

@@ -228,6 +228,29 @@ BROKEN = [
         "error",
     ),
     ([SEVEN, "algorithm.groups.truncated_at_most=2"], "algorithm.groups.truncated_at_most", "outside", "null", "error"),
+    (
+        [SEVEN, "algorithm.use_sft_prefix_reward=true"],
+        *("algorithm.use_sft_prefix_reward", "n_prefix is 0", "n_prefix=-1", "error"),
+    ),
+    (
+        [SEVEN, "algorithm.sft_prefix_reward_weight=-1"],
+        *("algorithm.sft_prefix_reward_weight", "away from the target", "0 or more", "error"),
+    ),
+    (
+        [SEVEN, "algorithm.reward_scale.statistics=nowhere.json"],
+        *("algorithm.reward_scale.statistics", "no such file", '"mean"', "error"),
+    ),
+    (
+        [SEVEN, "algorithm.reward_scale.r_min=1", "algorithm.reward_scale.r_max=1"],
+        *("algorithm.reward_scale.r_min", "between it and r_max 1", "below r_max", "error"),
+    ),
+    ([SEVEN, "algorithm.srft.on_scale=-0.1"], "algorithm.srft.on_scale", "away from it", "0 or more", "error"),
+    ([SEVEN, "algorithm.srft.sft_scale=-1"], "algorithm.srft.sft_scale", "away from it", "0 or more", "error"),
+    ([SEVEN, "algorithm.srft.negative_floor=0"], "algorithm.srft.negative_floor", "is a log-prob", "null", "error"),
+    (
+        [SEVEN, "algorithm.srft.clip=true", "algorithm.clip_ratio_low=1"],
+        *("algorithm.srft.clip", "no lower bound", "below 1", "error"),
+    ),
     ([SEVEN, "algorithm.kl_ctrl.type=adptive"], "algorithm.kl_ctrl.type", "no such name", "fixed, adaptive", "error"),
     ([SEVEN, "algorithm.kl_ctrl.estimator=full"], "algorithm.kl_ctrl.estimator", "no such name", "k1", "error"),
     (
@@ -373,7 +396,7 @@ NUMERIC = [
 ]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=300, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data(), model=st.sampled_from(["tiny", "qwen2.5-vl-7b", "llama-3.1-8b"]))
 def test_no_numbers_make_a_rule_raise(data, model):
     """Sizes come from the door as at least 1; every other number is anything at all."""

@@ -9,20 +9,25 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms import gates
 from hpt_megatron.algorithms.gates import (
     Group,
     MinimumValid,
+    Mixed,
     Refill,
     RefillSettings,
     Spread,
     SuccessRate,
     TruncatedShare,
+    judge,
     rejected_by,
 )
+from hpt_megatron.algorithms.routing.decision import Outcome, route
+from hpt_megatron.algorithms.routing.plain import Plain
+from hpt_megatron.algorithms.routing.switch import Switch
 from hpt_megatron.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -52,6 +57,18 @@ def test_a_group_counts_its_valid_rollouts_alone():
     group = Group.of([0.5, 9.0, -1.0], [True, True, False], [True, True, False], [True, False, True])
     assert group == Group(n=2, k=1, lowest=-1.0, highest=0.5, truncated=1)
     assert Group.of([], []) == Group(n=0, k=0, lowest=0.0, highest=0.0)
+
+
+def test_only_groups_that_explore_are_judged_and_what_is_skipped_is_replaced():
+    """Under switch no prompt without success would be left to imitate if it were judged."""
+    outcomes = [Outcome(8, 0), Outcome(8, 0, has_target=False), Outcome(8, 3), Outcome(8, 8), Outcome(0, 0)]
+    groups = [of_k(outcome.k, outcome.n) for outcome in outcomes]
+    keep, drop = (route(Switch(), outcomes, 0, treatment).decisions for treatment in ("keep", "drop"))
+    assert judge((Mixed(),), groups, keep) == [None, "mixed", None, "mixed", "skipped"]
+    assert judge((Mixed(),), groups, drop) == [None, "skipped", None, "mixed", "skipped"]
+    assert judge((Mixed(),), groups, route(Plain(n_prefix=1), outcomes, 0).decisions)[:2] == [None, "mixed"]
+    assert judge((), groups, keep) == [None, None, None, None, "skipped"]
+    assert Refill(RefillSettings(wanted=2, max_rounds=3, max_draw=8)).record(judge((Mixed(),), groups, keep)) == [0, 2]
 
 
 def test_dynamic_sampling_refuses_groups_whose_scores_are_all_equal():
@@ -120,7 +137,6 @@ def test_settings_that_admit_or_draw_nothing_are_refused(make):
         make()
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10), st.randoms(use_true_random=False))
 def test_a_verdict_does_not_depend_on_the_order_of_rollouts(rollouts, random):
     shuffled = random.sample(rollouts, len(rollouts))
@@ -128,13 +144,11 @@ def test_a_verdict_does_not_depend_on_the_order_of_rollouts(rollouts, random):
     assert rejected_by(ALL, group_of(shuffled)) == rejected_by(ALL, group_of(rollouts))
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10), st.lists(st.tuples(SCORES, st.booleans(), st.booleans(), st.just(False))))
 def test_rollouts_that_are_not_valid_change_no_verdict(rollouts, broken):
     assert group_of(rollouts + broken) == group_of(rollouts)
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=10))
 def test_a_group_is_admitted_when_every_gate_admits_it(rollouts):
     group = group_of(rollouts)
@@ -191,7 +205,6 @@ def test_the_next_step_begins_empty_and_remembers_the_rate_a_little_less():
     assert forgetful.to_draw() == 8
 
 
-@settings(deadline=None)
 @given(st.lists(VERDICTS, max_size=8), st.integers(1, 10), st.integers(1, 5), st.integers(1, 20))
 def test_every_group_is_counted_once_and_every_bound_holds(rounds, wanted, max_rounds, max_draw):
     step = refill(wanted=wanted, max_rounds=max_rounds, max_draw=max_draw)
@@ -213,7 +226,6 @@ def test_every_group_is_counted_once_and_every_bound_holds(rounds, wanted, max_r
     assert step.rounds <= max_rounds
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | VERDICTS, max_size=8), st.lists(st.none() | VERDICTS, max_size=8))
 def test_a_refill_that_loads_a_state_through_json_continues_the_same(first, then):
     """None stands for the beginning of a step."""

@@ -8,7 +8,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms import kl_control
@@ -163,7 +163,6 @@ def test_a_target_or_horizon_is_asked_of_the_rules_that_use_it():
     assert make_controller("fixed", bounded(horizon=0, target_kl=0.0)).coefficient == 0.2
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NAMES), OBSERVATIONS, st.integers(1, 5))
 def test_every_coefficient_lies_in_its_bounds_and_changes_at_a_periods_end_only(name, observations, period):
     control = make_controller(name, bounded(update_period=period))
@@ -176,14 +175,12 @@ def test_every_coefficient_lies_in_its_bounds_and_changes_at_a_periods_end_only(
     assert control.ignored == sum(not math.isfinite(kl) for kl, _ in observations)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NAMES[1:]), st.floats(-10, 100), st.integers(1, 5000))
 def test_the_coefficient_never_moves_against_the_error(name, kl, count):
     moved = after(make_controller(name, bounded()), (kl, count)) - 0.2
     assert moved * (kl - 6.0) >= 0
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NAMES), OBSERVATIONS, OBSERVATIONS, st.integers(1, 5))
 def test_a_controller_that_loads_a_state_through_json_continues_bit_for_bit(name, first, then, period):
     """Not covered: a state written by another version of this file."""
@@ -196,7 +193,6 @@ def test_a_controller_that_loads_a_state_through_json_continues_bit_for_bit(name
     assert resumed.state_dict() == control.state_dict()
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 50), st.integers(1, 1000)), min_size=1, max_size=8),
     st.randoms(use_true_random=False),

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms import kl_reward as module
@@ -149,7 +149,6 @@ def some_rows(draw):
     return rows, torch.tensor(columns[0]), torch.tensor(columns[1])
 
 
-@settings(deadline=None)
 @given(some_rows(), st.floats(0, 1), st.booleans())
 def test_every_reward_is_finite_and_falls_on_valid_trained_tokens_alone(drawn, beta, on_demonstrations):
     rows, logp, ref = drawn
@@ -167,7 +166,6 @@ def test_every_reward_is_finite_and_falls_on_valid_trained_tokens_alone(drawn, b
     assert beta * made.metrics["kl/mean"][0].item() == pytest.approx(penalty.sum().item(), rel=1e-4, abs=1e-4)
 
 
-@settings(deadline=None)
 @given(some_rows(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(drawn, random):
     rows, logp, ref = drawn
@@ -182,7 +180,6 @@ def test_the_order_of_rows_does_not_matter(drawn, random):
         assert again.metrics[name][0].item() == pytest.approx(total.item(), rel=1e-5, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(some_rows(), st.integers(0, 6))
 def test_the_metrics_of_parts_add_up_to_those_of_the_whole(drawn, cut):
     """As they do over devices."""

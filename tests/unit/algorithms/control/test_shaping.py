@@ -7,7 +7,7 @@ import doctest
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_megatron.algorithms import shaping
@@ -70,7 +70,6 @@ def test_penalties_that_make_no_sense_are_refused(changed):
         Overlong(**{"max_length": 100, "buffer": 10, **changed})
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 10_000).flatmap(lambda most: st.tuples(st.just(most), st.integers(0, most))),
     st.lists(st.integers(0, 20_000), min_size=2),
@@ -144,7 +143,6 @@ def test_an_unknown_treatment_is_refused_by_listing_the_known_ones():
         treated("drop")
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(2, 6), max_size=6), min_size=1, max_size=6),
     st.sampled_from(["keep", "zero_credit", "mask"]),

@@ -20,7 +20,7 @@ LOOKS_AT_BATCH = ("gpg", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
 COMPARES_IN_GROUP = ("grpo", "grpo_split", "dr_grpo", "rloo", "opo", "gpg", "pass_at_k")
 CENTRED = ("grpo", "grpo_split", "dr_grpo", "gpg", "rloo", "pass_at_k")
 
-few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 chosen = st.builds(
     CreditSettings,
     use_std=st.booleans(),

@@ -10,7 +10,7 @@ from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, CreditSettings
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.rows import Rows
 
-few = settings(max_examples=30, deadline=None, derandomize=True)
+few = settings(max_examples=30, derandomize=True)
 
 
 def loop(reward: list[float], value: list[float], gamma: float, lam: float) -> list[float]:

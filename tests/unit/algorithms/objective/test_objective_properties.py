@@ -19,7 +19,7 @@ from hpt_megatron.errors import HptError
 EVERY = pytest.mark.parametrize(("kind", "component"), ALL, ids=IDS)
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**32 - 1)
-FEW = settings(max_examples=5, deadline=None)  # times some 50 components
+FEW = settings(max_examples=5)  # times some 50 components
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 

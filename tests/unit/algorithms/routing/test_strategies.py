@@ -52,6 +52,20 @@ def test_a_gate_given_as_a_rate_is_the_largest_count_within_it(n, rate):
         assert (decide(strategy, n, k).arm == SFT) == (k <= rate * n + 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("valid", "by_count", "by_rate"),
+    [(8, 2, 2), (7, 2, 1), (5, 2, 1), (4, 2, 1), (3, 2, 0), (2, 2, 0), (1, 1, 0)],
+)
+def test_a_count_stays_what_it_is_when_rollouts_are_lost_and_a_rate_follows_them(valid, by_count, by_rate):
+    """The most successes that still imitate, for a gate of 2 and for one of a quarter, of 8 sampled rollouts."""
+    for strategy, most in (
+        (Switch(gate=2, gate_off=2), by_count),
+        (Switch(gate_rate=0.25, gate_off_rate=0.25), by_rate),
+    ):
+        arms = [decide(strategy, valid, k).arm for k in range(valid + 1)]
+        assert arms == [SFT] * (most + 1) + ["explore"] * (valid - most)
+
+
 def test_partial_removal_leaves_the_other_rollouts_beside_the_target():
     decision = decide(Switch(remove=3), 8, 0)
     assert (decision.drop, decision.mix, decision.demo) == (3, Mix(1.0, 0.0, 1.0), True)
