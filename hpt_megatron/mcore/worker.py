@@ -64,6 +64,7 @@ class MegatronWorker:
         self.models: list[Any] = []
         self.optimizer: Any = None
         self.steps = self.skipped = 0
+        self.away = False
 
     def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
         """Joins the others, builds this process's stages and fills them from the checkpoint that the run names."""
@@ -271,12 +272,16 @@ class MegatronWorker:
 
     def offload(self) -> None:
         """Moves weights, gradients and moments out of device memory."""
-        self._arrived()
-        move_out(self.models, self.optimizer)
+        if not self.away:
+            self._arrived()
+            move_out(self.models, self.optimizer)
+        self.away = True
 
     def onload(self) -> None:
         """Takes back what `offload` moved out."""
-        take_back(self.models, self.optimizer)
+        if self.away:
+            take_back(self.models, self.optimizer)
+        self.away = False
 
     def stop(self) -> None:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""

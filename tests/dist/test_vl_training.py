@@ -75,8 +75,8 @@ def frozen_steps(where: Rendezvous, config: RunConfig, batch: Batch, target: str
     assert worker.steps == 2
     again = held(worker)
     assert all(torch.equal(again[name], tensor) for name, tensor in after.items())
-    stubs = [part.is_stub_optimizer for part in worker.optimizer.chained_optimizers]
-    return before, gradients if worker.speaks else {}, after, stubs
+    moments = sum(len(part.optimizer.state) for part in worker.optimizer.chained_optimizers if part.optimizer)
+    return before, gradients if worker.speaks else {}, after, moments
 
 
 @pytest.mark.parametrize("layout", [Layout(pp=2), Layout(tp=2, cp=2)], ids=lambda layout: layout.name)
@@ -97,7 +97,7 @@ def test_a_frozen_part_stands_still_and_the_rest_learns(
     assert not wrong, wrong
     assert {name for name in before if torch.equal(before[name], after[name])} == still
     if part.startswith("the whole") and layout.pp == 2:
-        assert any(all(answer[3]) for answer in answers), "one stage should have no moments at all"
+        assert sorted(answer[3] > 0 for answer in answers) == [False, True], "one stage should have no moments at all"
 
 
 @pytest.mark.parametrize("part", ["typo.*", "model.layers.0.self_attn.q_proj.*"])
@@ -135,18 +135,19 @@ def bf16_steps(where: Rendezvous, config: RunConfig, batch: Batch) -> Any:
     tower = next((model.module.visual for model in worker.models if model.module.visual is not None), None)
     kinds = {buffer.dtype for buffer in tower.buffers()} if tower is not None else {torch.float32}
     kinds |= {param.main_grad.dtype for model in worker.models for param in model.parameters()}
-    return [(report.loss, report.grad_norm) for report in seen], kinds
+    return [(dict(report.losses), report.grad_norm) for report in seen], kinds
 
 
 @pytest.mark.parametrize("layout", [Layout(tp=2, pp=2), Layout(cp=2, dp=2)], ids=lambda layout: layout.name)
 def test_bf16_follows_float32_as_closely_as_bf16_can(folder: Path, batch: Batch, layout: Layout) -> None:
-    """Losses within 2^-6 of float32's over three steps; rotary frequencies and gradients stay in float32."""
+    """Losses within 2^-6 of float32's, of the largest's size; rotary frequencies and gradients stay in float32."""
     single = run(1, bf16_steps, untied(Layout(), folder), batch)[0][0]
     answers = run(layout.processes, bf16_steps, untied(layout, folder, "trainer.dtype=bf16"), batch)
     for seen, kinds in answers:
         assert kinds == {torch.float32}
-        for (loss, norm), (exact_loss, exact_norm) in zip(seen, single, strict=True):
-            assert abs(loss - exact_loss) < 2**-6 * abs(exact_loss)
+        for (losses, norm), (exact, exact_norm) in zip(seen, single, strict=True):
+            size = max(map(abs, exact.values()))
+            assert all(abs(losses[name] - exact[name]) < 2**-6 * size for name in exact)
             assert abs(norm - exact_norm) < 2**-4 * exact_norm
 
 

@@ -144,6 +144,8 @@ def _sharded_state(models: list[Any], optimizer: Any, sharding: str, *, loading:
         "distrib_optim_sharding_type": sharding,
         "distrib_optim_fully_reshardable_mem_efficient": True,  # gathered on one rank, over gloo, in host memory
         "chained_optim_avoid_prefix": True,
+        # Layers by name, not stacked in one tensor: that would have holes where moments of frozen layers are missing.
+        "non_homogeneous_layers": True,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
     state = {key: model.sharded_state_dict(metadata=metadata) for key, model in _named(models).items()}
