@@ -16,6 +16,7 @@ VERBS = {
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",
     "explain": "what an algorithm does with a prompt and with a token",
+    "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }
 

@@ -6,7 +6,12 @@ defaults, but `hidden_size` and `tokens_per_second` of the tower must be in the 
 them are not the model's.
 """
 
+import json
+from pathlib import Path
 from typing import Any
+
+from hpt_megatron.config.model import ModelConfig, RopeScaling, VisionConfig
+from hpt_megatron.errors import UserError
 
 FAMILIES = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5", "llama": "llama3_1"}
 SAME_NAME = (
@@ -69,3 +74,29 @@ def _vision(vision: dict[str, Any]) -> dict[str, Any]:
         shape[key] = vision.get(key, vision.get(VISION_OTHER_NAMES.get(key, ""), default))
     shape["fullatt_block_indexes"] = tuple(shape["fullatt_block_indexes"])
     return shape
+
+
+def model_of(folder: str | Path) -> ModelConfig:
+    """The model that a checkpoint's folder holds, for verbs that take a folder instead of a run."""
+    file = Path(folder) / "config.json"
+    mend = "give a folder in the Hugging Face layout (`hpt tiny OUT` writes one)"
+    try:
+        shape = shape_of(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(file), mend=mend) from error
+    except FamilyError as error:
+        raise UserError(str(error), where=str(file), mend=f"a model_type of {', '.join(FAMILIES)}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"describes no model: {error!r}", where=str(file), mend=mend) from error
+    groups: dict[str, dict[str, Any]] = {"vision": {}, "rope_scaling": {}, "": {}}
+    for path, value in shape.items():
+        group, _, key = path.rpartition(".")
+        groups[group][key] = value
+    absent: dict[str, Any] = {"mrope_section": None, "image_token_id": None, "video_token_id": None}
+    return ModelConfig(
+        **{**absent, **groups[""]},
+        path=str(folder),
+        attention_bias=shape["family"] != "llama3_1",
+        vision=VisionConfig(**groups["vision"]) if groups["vision"] else None,
+        rope_scaling=RopeScaling(**groups["rope_scaling"]) if groups["rope_scaling"] else None,
+    )

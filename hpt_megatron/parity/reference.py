@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.utils.logging import disable_progress_bar
 
 from hpt_megatron.algorithms.objective.part import Component, View
 from hpt_megatron.config.model import ModelConfig
@@ -29,6 +30,7 @@ class Outcome:
 
 def load_reference(folder: str | Path) -> torch.nn.Module:
     """The model in float32; nothing of the folder is run."""
+    disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM

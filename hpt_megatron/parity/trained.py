@@ -17,10 +17,13 @@ from hpt_megatron.parity.rows import components as usual_components
 from hpt_megatron.protocol.batch import Batch
 
 
-def trained_outcome(run: RunConfig, batch: Batch, policy_loss: str = "gspo", deadline_s: float = 120) -> Outcome:
-    """Forward and backward over all rows in fresh processes."""
+def trained_outcome(
+    run: RunConfig, batch: Batch, policy_loss: str = "gspo", deadline_s: float = 120
+) -> tuple[Outcome, int]:
+    """Forward and backward over all rows in fresh processes; and how many micro-batches each replica had."""
     processes = run.layout.tp * run.layout.pp * run.layout.cp * run.dp
-    return put_together(run_processes(processes, one_process, run, batch, policy_loss, deadline_s=deadline_s), batch)
+    said = run_processes(processes, one_process, run, batch, policy_loss, deadline_s=deadline_s)
+    return put_together(said, batch), said[0]["micro_batches"]
 
 
 def one_process(where: Rendezvous, run: RunConfig, batch: Batch, policy_loss: str) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def say(worker: MegatronWorker, batch: Batch, parts_of_loss: list[Component]) ->
     return {
         "logits": logits,
         "per_token": list(zip(places, said, strict=True)),
+        "micro_batches": len(parts),
         "losses": dict(report.losses),
         "metrics": dict(report.metrics),
         "gradients": gradients if worker.speaks else {},

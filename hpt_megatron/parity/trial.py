@@ -1,0 +1,104 @@
+"""One comparison: a folder, a layout and a seed, to a list of differences.
+
+Decision: any folder of the families goes, whatever its sizes, and the run is made for it: float32, no padding of the
+vocabulary beyond what tp asks for, packs so short that there are several of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from hpt_megatron.config.checkpoint import model_of
+from hpt_megatron.config.geometry import parameters
+from hpt_megatron.config.load import load
+from hpt_megatron.config.problem import errors
+from hpt_megatron.config.rules import check
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.errors import UserError
+from hpt_megatron.mcore.packing.sequences import divisors, round_up
+from hpt_megatron.parity.compare import Difference, compare
+from hpt_megatron.parity.reference import reference_outcome
+from hpt_megatron.parity.rows import components, random_batch
+from hpt_megatron.parity.trained import trained_outcome
+from hpt_megatron.protocol.batch import Batch
+
+SIZES = ("tp", "pp", "vpp", "cp", "dp")
+TOLERANCE = 1e-5
+CHECKED = ("layout.", "model.")  # what else a run says has no part in the comparison
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was compared, and how far apart it was."""
+
+    parameters: int
+    processes: int
+    rows: int
+    tokens: int
+    images: int
+    micro_batches: int
+    differences: list[Difference]
+
+    def beyond(self, tolerance: float) -> list[Difference]:
+        """What is further apart than it may be."""
+        return [one for one in self.differences if not one.relative <= tolerance]
+
+
+def read_layout(text: str) -> dict[str, int]:
+    """Sizes from `tp=2,pp=2,cp=1`; what is not named is 1.
+
+    >>> read_layout("tp=2,cp=2")
+    {'tp': 2, 'pp': 1, 'vpp': 1, 'cp': 2, 'dp': 1}
+    """
+    sizes = dict.fromkeys(SIZES, 1)
+    for piece in filter(None, text.split(",")):
+        key, _, value = piece.strip().partition("=")
+        if key not in sizes:
+            raise UserError(
+                f"no such size: {key}", where="--layout", mend=f"one of {', '.join(SIZES)}, as in tp=2,pp=2"
+            )
+        if not (value.isascii() and value.isdecimal() and int(value) > 0):
+            raise UserError(f"{key}={value} is no size", where="--layout", mend="a whole number from 1")
+        sizes[key] = int(value)
+    return sizes
+
+
+def run_of(folder: str, sizes: Mapping[str, int]) -> RunConfig:
+    """The run that compares a folder under a layout, or all of what is wrong with it."""
+    plain = load(["model=tiny", "layout=tp1", "trainer.dtype=fp32", "layout.vocab_multiple=1"]).run
+    processes = sizes["tp"] * sizes["pp"] * sizes["cp"] * sizes["dp"]
+    run = replace(
+        plain,
+        model=model_of(folder),
+        layout=replace(plain.layout, **sizes),
+        trainer=replace(plain.trainer, n_gpus_per_node=processes, nnodes=1, use_dynamic_bsz=True),
+    )
+    wrong = [problem for problem in errors(check(run)) if problem.path.startswith(CHECKED)]
+    if wrong:
+        raise UserError("; ".join(map(str, wrong)), where="--layout")
+    return run
+
+
+def with_packs_for(run: RunConfig, batch: Batch) -> RunConfig:
+    """The run with packs about a third of the rows long, so that there are several micro-batches."""
+    each, whole = divisors(run.layout.tp, run.layout.cp)
+    longest = int(batch.rows.lengths.max())
+    tokens = round_up(max(round_up(longest, each), batch.rows.num_tokens // (3 * run.dp)), whole * run.layout.cp)
+    return replace(run, trainer=replace(run.trainer, ppo_max_token_len_per_gpu=tokens // run.layout.cp))
+
+
+def compare_folder(folder: str, sizes: Mapping[str, int], seed: int, rows: int, deadline_s: float) -> Trial:
+    """Runs both sides and holds them against each other."""
+    run = run_of(folder, sizes)
+    batch = random_batch(run.model, seed, rows)
+    run = with_packs_for(run, batch)
+    theirs = reference_outcome(folder, run.model, batch, components())
+    ours, micro_batches = trained_outcome(run, batch, deadline_s=deadline_s)
+    return Trial(
+        parameters(run.model),
+        run.devices,
+        batch.rows.num_rows,
+        batch.rows.num_tokens,
+        len(batch.shown),
+        micro_batches,
+        compare(ours, theirs),
+    )
