@@ -49,6 +49,10 @@ class Placeholders:
         frames, height, width = grid
         return frames * (height // self.merge) * (width // self.merge)
 
+    def merges(self, grid: Grid) -> bool:
+        """Whether a grid of patches is one of whole merged tokens."""
+        return min(grid) > 0 and grid[1] % self.merge == 0 and grid[2] % self.merge == 0
+
     def marks(self, ids: Tensor) -> Tensor:
         """Where a row has a piece of an image or of a video."""
         return (ids == self.image) | (ids == self.video)
