@@ -86,6 +86,12 @@ def test_the_layer_s_number_is_in_all_names_of_its_entry():
     assert found.checkpoint == tuple(f"model.layers.17.self_attn.{each}_proj.bias" for each in "qkv")
 
 
+def test_gate_is_named_before_up():
+    """Their order is that of the fused rows, of which the first half goes through the activation."""
+    found = lookup(LANGUAGE, "decoder.layers.0.mlp.linear_fc1.weight")
+    assert found.checkpoint == tuple(f"model.layers.0.mlp.{each}_proj.weight" for each in ("gate", "up"))
+
+
 def test_a_name_that_no_entry_has_is_named():
     for name in ("decoder.layers.0.mlp.router.weight", "decoder.layers.x.mlp.linear_fc2.weight", ""):
         with pytest.raises(HptError, match="no entry in the weight table"):
