@@ -64,7 +64,7 @@ def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, comp
         weight = rows.tokens.get(f"{WEIGHT}{component.name}", torch.zeros_like(logp))
         view = View.of_rows(logp, weight, rows.row_of_token, entropy=entropy, **stored)
         losses[component.name] = component(view).loss
-    torch.stack(list(losses.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
     first = rows.position == 0
     gradients = {
         canonical(name): param.grad if param.grad is not None else torch.zeros_like(param)
@@ -87,5 +87,5 @@ def _pictures(network: torch.nn.Module, model: ModelConfig, batch: Batch, row: i
     images = batch.images
     given = {"pixel_values": images.pick(shown), "image_grid_thw": images.grids[shown]}
     if "mm_token_type_ids" in inspect.signature(network.forward).parameters:
-        given["mm_token_type_ids"] = (ids == model.image_token_id).int()[None]
+        given["mm_token_type_ids"] = torch.eq(ids, model.image_token_id or -1).int()[None]
     return given

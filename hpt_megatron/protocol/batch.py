@@ -8,6 +8,9 @@ Invariants
     2. Patches of all images stand one after the other, `frames * height * width` of them for each grid.
     3. `seconds` is 0 for a still image, and the seconds between two merged frames for a video.
 
+Sizes that do not fit one another are named on construction. Numbers of images are not looked at: a row that shows one
+out of range must be told by its name, and it is the trainer that refuses it.
+
 Example:
     >>> images = Images(torch.tensor([[1, 2, 2], [1, 2, 4]]), torch.zeros(12, 3), torch.zeros(2))
     >>> rows = Rows.from_lists({"ids": [[1, 7], [1, 7, 7], [1]]})
@@ -35,6 +38,8 @@ class Images:
     seconds: Tensor  # [K]
 
     def __post_init__(self) -> None:
+        if len(self.seconds) != len(self.grids):
+            raise ValueError(f"{len(self.seconds)} entries of seconds for {len(self.grids)} grids")
         if len(self.patches) != int(self.grids.prod(1).sum()):
             raise ValueError(f"{len(self.patches)} patches, but the grids ask for {int(self.grids.prod(1).sum())}")
 
@@ -74,6 +79,12 @@ class Batch:
     shown: Tensor
     counts: Tensor
 
+    def __post_init__(self) -> None:
+        if len(self.counts) != self.rows.num_rows:
+            raise ValueError(f"{len(self.counts)} counts of images for {self.rows.num_rows} rows")
+        if int(self.counts.sum()) != len(self.shown):
+            raise ValueError(f"rows show {int(self.counts.sum())} images by their counts, {len(self.shown)} are named")
+
     @staticmethod
     def of_text(rows: Rows) -> "Batch":
         """Rows that show nothing."""
@@ -93,7 +104,8 @@ class Batch:
         return found
 
     def select(self, index: Tensor) -> "Batch":
-        """Some of the rows, in the order of the index; the images stay as they are, so their numbers do too."""
+        """The rows of an index (or of a mask over rows); the images stay as they are, so their numbers do too."""
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
         shown = [number for row in index.tolist() for number in self.shown_by(row)]
         return Batch(self.rows.select(index), self.images, torch.tensor(shown, dtype=torch.int64), self.counts[index])
 

@@ -33,6 +33,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hpt_megatron.errors import UserError
+
 Kind = Literal["replicated", "rows", "columns", "vocabulary", "gated", "qkv"]
 
 
@@ -65,6 +67,9 @@ def cut(kind: Kind, tensors: Sequence[Tensor], rank: int, ranks: int, fusion: Fu
         return torch.cat([tensor.chunk(ranks)[rank] for tensor in tensors])
     whole = _interleave(tensors, fusion) if kind == "qkv" else tensors[0]
     if kind == "vocabulary":
+        if len(whole) != fusion.vocabulary:  # padding would make up for missing tokens without a word
+            what = f"the vocabulary has {len(whole)} rows where the model has {fusion.vocabulary}"
+            raise UserError(what, mend="is it the checkpoint of this model?")
         missing = fusion.padded_vocabulary - len(whole)
         whole = torch.cat((whole, whole.new_zeros(missing, *whole.shape[1:]))) if missing else whole
     return whole.chunk(ranks)[rank]
@@ -93,5 +98,5 @@ def _interleave(tensors: Sequence[Tensor], fusion: Fusion) -> Tensor:
 
 def _separate(whole: Tensor, fusion: Fusion) -> list[Tensor]:
     grouped = whole.view(fusion.groups, -1, *whole.shape[1:])
-    sizes = (grouped.shape[1] - 2 * fusion.head_dim, fusion.head_dim, fusion.head_dim)
-    return [part.flatten(0, 1) for part in grouped.split(sizes, 1)]
+    sizes = [grouped.shape[1] - 2 * fusion.head_dim, fusion.head_dim, fusion.head_dim]
+    return [part.flatten(0, 1) for part in torch.split(grouped, sizes, 1)]

@@ -42,19 +42,23 @@ class HfFolder:
         """Canonical name to file and the name inside it."""
         index = self.path / INDEX
         if index.is_file():
-            try:
-                files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError("is no index of tensors", where=str(index), mend="copy it again") from error
+            files = _read_index(index)
         elif (self.path / SINGLE).is_file():
             files = dict.fromkeys(self._file(SINGLE).keys(), SINGLE)
         else:
             mend = "name a folder in the Hugging Face layout (`hpt tiny OUT` writes one)"
             raise UserError("holds no safetensors", where=str(self.path), mend=mend)
-        outside = [name for name in files.values() if Path(name).name != name]
+        outside = [name for name in files.values() if Path(name).name != name or name in ("", "..")]
         if outside:
-            raise UserError(f"its index names a file outside the folder: {outside[0]}", where=str(self.path))
-        return {canonical(name): (file, name) for name, file in files.items()}
+            what = f"its index names a file outside the folder: {outside[0]!r}"
+            raise UserError(what, where=str(self.path), mend="copy it again")
+        found: dict[str, tuple[str, str]] = {}
+        for name, file in files.items():
+            other = found.setdefault(canonical(name), (file, name))[1]
+            if other != name:
+                what = f"holds one tensor twice, as {other} and as {name}"
+                raise UserError(what, where=str(self.path), mend="keep one of them")
+        return found
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
@@ -77,5 +81,20 @@ class HfFolder:
                 f"lacks the tensor {name}", where=str(self.path), mend="is it the checkpoint of this model?"
             )
         file, inside = self.where[name]
-        found: Tensor = self._file(file).get_tensor(inside)
+        try:
+            found: Tensor = self._file(file).get_tensor(inside)
+        except SafetensorError as error:
+            what = f"its index promises {inside}, which cannot be read: {error}"
+            raise UserError(what, where=str(self.path / file), mend="copy it again") from error
         return found
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Name to file, as the index of a checkpoint in several files says."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(file, str) for file in files.values()):
+            raise TypeError("files are not named by strings")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError("is no index of tensors", where=str(index), mend="copy it again") from error
+    return dict(files)

@@ -12,7 +12,8 @@ Invariants
     1. A pattern that matches nothing in the whole model is an error: misspelt, it would train what should stand still.
     2. A fused parameter is frozen as a whole or not at all; patterns that name part of it are an error, and so is a
        frozen weight whose bias is trained, for which megatron-core computes no gradient.
-    3. Copies of a tied tensor are one name, so they freeze together.
+    3. Copies of a tied tensor are one parameter, so they freeze together, by either name.
+    4. What is refused is seen in the whole model's entries, so every process refuses it, whichever stage it holds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,43 +23,48 @@ import torch
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.weights.entry import Entry
-from hpt_megatron.weights.table import EMBED_TOKENS, LM_HEAD, Table, canonical
+from hpt_megatron.weights.table import EMBED_TOKENS, EMBEDDING, LM_HEAD, OUTPUT, VISUAL, Table, canonical
 
 WHERE = "trainer.freeze"
 
 
 def frozen(patterns: Sequence[str], entries: Iterable[Entry], tied: bool) -> set[str]:
     """Names of the trainer's parameters that the patterns freeze, over the whole model."""
-    found: set[str] = set()
+    found: dict[str, Entry] = {}
     wanted = [canonical(pattern) for pattern in patterns]
-    if tied:
-        wanted = [EMBED_TOKENS if pattern == LM_HEAD else pattern for pattern in wanted]
-    used = set()
+    used, trainers = set(), set()
     for entry in entries:
-        hits = [[pattern for pattern in wanted if fnmatchcase(name, pattern)] for name in entry.checkpoint]
+        trainers.add(entry.trainer)
+        hits = [[pattern for pattern in wanted if _matches(name, pattern, tied)] for name in entry.checkpoint]
         used |= {pattern for hit in hits for pattern in hit}
         if any(hits) and not all(hits):
             apart = next(name for name, hit in zip(entry.checkpoint, hits, strict=True) if not hit)
             what = f"freezes part of a fused parameter: {' + '.join(entry.checkpoint)}"
             raise UserError(what, where=WHERE, mend=f"freeze {apart} too, or none of them")
         if all(hits):
-            found.add(entry.trainer)
+            found[entry.trainer] = entry
     unknown = [pattern for pattern, name in zip(patterns, wanted, strict=True) if name not in used]
     if unknown:
         mend = "names are those of the checkpoint, such as visual.* or model.layers.0.*"
         raise UserError(f"no tensor of the model matches {', '.join(unknown)}", where=WHERE, mend=mend)
-    return found
+    for name, entry in found.items():
+        bias = name.removesuffix("weight") + "bias"
+        if name.endswith(".weight") and bias in trainers and bias not in found and not name.startswith(VISUAL):
+            what = f"freezes {' + '.join(entry.checkpoint)} but not its bias, for which no gradient is computed then"
+            raise UserError(what, where=WHERE, mend="freeze both or none")
+    # The last stage of a pipeline has its own copy of a tied tensor, under the name of an output matrix.
+    return {*found, OUTPUT} if tied and EMBEDDING in found else set(found)
+
+
+def _matches(name: str, pattern: str, tied: bool) -> bool:
+    """Whether a tensor has the name, or the other name of the one that is both embedding and output."""
+    names = (EMBED_TOKENS, LM_HEAD) if tied and name == EMBED_TOKENS else (name,)
+    return any(fnmatchcase(each, pattern) for each in names)
 
 
 def freeze(named: Iterable[tuple[str, torch.nn.Parameter]], names: set[str]) -> None:
     """Switches gradients off for the parameters of one stage, given by their names over the whole model."""
-    params = dict(named)
-    for name, param in params.items():
-        bias = name.removesuffix("weight") + "bias"
-        alone = name in names and name.endswith(".weight") and bias in params and bias not in names
-        if alone and not name.startswith("visual."):
-            what = f"freezes {name} but not its bias, for which no gradient is computed then"
-            raise UserError(what, where=WHERE, mend="freeze both or none")
+    for name, param in named:
         param.requires_grad_(name not in names)
 
 

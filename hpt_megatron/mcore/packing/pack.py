@@ -115,9 +115,12 @@ def problems_of(batch: Batch, holders: Placeholders | None, longest: int, vocabu
     for number, ids in enumerate(torch.split(rows.tokens["ids"], rows.lengths.tolist())):
         name, shown = batch.name(number), batch.shown_by(number)
         beyond = [each for each in shown if not 0 <= each < len(images)]
+        if not len(ids):
+            found.append(f"{name}: has no token")
+            continue
         if len(ids) > longest:
             found.append(f"{name}: {len(ids)} tokens do not fit into a pack of {longest}")
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        if not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             found.append(f"{name}: a token id is outside 0 to {vocabulary - 1}")
         if trained is not None and not trained[number]:
             found.append(f"{name}: nothing in it is trained; an empty target or response")
@@ -132,13 +135,17 @@ def problems_of(batch: Batch, holders: Placeholders | None, longest: int, vocabu
 
 
 def _picture_problems(ids: Tensor, batch: Batch, shown: list[int], holders: Placeholders) -> list[str]:
-    """Placeholders against grids: the count, and that each picture stands in one piece of the right kind."""
+    """Grids by themselves, their placeholders by count, and each picture in one piece of the right kind."""
+    for each in shown:
+        if not holders.merges(batch.images.grid_list[each]):
+            grid = " x ".join(map(str, batch.images.grid_list[each]))
+            return [f"image {each} of {grid} patches cannot be merged by {holders.merge} x {holders.merge}"]
     marks = holders.marks(ids).nonzero()[:, 0]
     tokens = [holders.tokens(batch.images.grid_list[each]) for each in shown]
     if len(marks) != sum(tokens):
         return [f"{len(marks)} image tokens, but its {len(shown)} grids ask for {sum(tokens)}"]
     for each, places in zip(shown, torch.split(marks, tokens), strict=True):
         kind = holders.video if float(batch.images.seconds[each]) else holders.image
-        if len(places) and (int(places[-1] - places[0]) != len(places) - 1 or bool((ids[places] != kind).any())):
+        if int(places[-1] - places[0]) != len(places) - 1 or bool((ids[places] != kind).any()):
             return [f"the tokens of image {each} do not stand together, or are of the other kind"]
     return []

@@ -49,6 +49,10 @@ class Placeholders:
         frames, height, width = grid
         return frames * (height // self.merge) * (width // self.merge)
 
+    def merges(self, grid: Grid) -> bool:
+        """Whether a grid of patches is one of whole merged tokens."""
+        return min(grid) > 0 and grid[1] % self.merge == 0 and grid[2] % self.merge == 0
+
     def marks(self, ids: Tensor) -> Tensor:
         """Where a row has a piece of an image or of a video."""
         return (ids == self.image) | (ids == self.video)
@@ -57,7 +61,7 @@ class Placeholders:
 def row_positions(ids: Tensor, grids: Sequence[Grid], seconds: Sequence[float], holders: Placeholders | None) -> Tensor:
     """[3, L] of one row, whose pictures are given in order with the seconds between their frames (0: a still image).
 
-    The row must have as many placeholders as its grids say; `batch_problems` looks first.
+    The row must have as many placeholders as its grids say; `pack.py:problems_of` looks first.
     """
     length = len(ids)
     if holders is None or not len(grids):
@@ -82,6 +86,6 @@ def row_positions(ids: Tensor, grids: Sequence[Grid], seconds: Sequence[float], 
 def _grid_positions(grid: Grid, seconds: float, holders: Placeholders) -> Tensor:
     frames, height, width = grid[0], grid[1] // holders.merge, grid[2] // holders.merge
     apart = seconds * holders.vision.tokens_per_second if seconds else 1.0
-    time = (torch.arange(frames) * apart).long()
+    time = (torch.arange(frames, dtype=torch.float64) * apart).long()  # in float32, 5 * 1.39999998 would be 7
     axes = torch.meshgrid(time, torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack(axes).flatten(1)
