@@ -28,16 +28,14 @@ def parser() -> Parser:
     options = Parser(prog="hpt parity", description=__doc__.splitlines()[0])
     options.add_argument("folder", metavar="HF_DIR", help="a checkpoint in the Hugging Face layout")
     options.add_argument(
-        "--layout", default="", metavar="SIZES", help="such as tp=2,pp=2,vpp=1,cp=1,dp=1 (default: all 1)"
+        "--layout", default="", metavar="SIZES", help="such as tp=2,pp=2; also vpp, cp, dp (default: 1)"
     )
     options.add_argument("--seed", type=seed, default=0, metavar="N", help="what the rows are drawn from (default: 0)")
     options.add_argument("--rows", type=positive, default=7, metavar="N", help="how many rows (default: 7)")
     options.add_argument(
         "--tolerance", type=tolerance, default=1e-5, metavar="X", help="largest relative difference (default: 1e-5)"
     )
-    options.add_argument(
-        "--timeout", type=positive, default=600, metavar="S", help="seconds for our side (default: 600)"
-    )
+    options.add_argument("--timeout", type=positive, default=600, metavar="S", help="seconds for ours (default: 600)")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     return options
 

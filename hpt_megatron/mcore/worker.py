@@ -28,13 +28,13 @@ from torch import Tensor
 from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.errors import HptError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze, frozen
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
-from hpt_megatron.mcore.model.stage import Head, Model, Said, Stage, Want
+from hpt_megatron.mcore.model.stage import Head, Model, Said, Want, stages_here
 from hpt_megatron.mcore.model.transformer_config import decoder_config
 from hpt_megatron.mcore.packing.micro_batches import build_packs, split
 from hpt_megatron.mcore.packing.pack import Pack, problems_of
@@ -79,10 +79,17 @@ class MegatronWorker:
         ]
         mark_cut(self.models, self.table)
         if model.path is not None:
-            with HfFolder(model.path) as folder:
-                fill(self.models, self.table, folder)
+            self._load(model.path)
         if self.train:
             self._prepare_training()
+
+    def _load(self, path: str) -> None:
+        with HfFolder(path) as folder:
+            problems = fill(self.models, self.table, folder)
+        if any_process(bool(problems)):
+            told = everything_said(problems)
+            rest = f" (and {len(told) - 5} more)" if len(told) > 5 else ""
+            raise UserError("; ".join(told[:5]) + rest, where=path, mend="is it the checkpoint of this model?")
 
     def _prepare_training(self) -> None:
         trainer, model = self.run.trainer, self.run.model
@@ -92,7 +99,7 @@ class MegatronWorker:
             freeze(parameters_of(self.models), names)
             if dist.get_rank() == 0:
                 left = sum(1 for entry in entries if entry.trainer not in names)
-                logger.warning("frozen: %d of %d parameters, by %s", len(names), left + len(names), trainer.freeze)
+                logger.warning("frozen: %d of %d parameters, by %s", len(entries) - left, len(entries), trainer.freeze)
         self.models = wrap(self.models, self.config, trainer)
         self.optimizer = build_optimizer(self.models, self.config, trainer)
 
@@ -287,20 +294,6 @@ class MegatronWorker:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""
         self.models, self.optimizer = [], None
         finalize()
-
-
-def stages_here(pp: int, vpp: int) -> list[Stage]:
-    """The stages that this process holds, in the order of the model."""
-    rank = parallel_state.get_pipeline_model_parallel_rank()
-    virtual: list[int | None] = list(range(vpp)) if vpp > 1 else [None]
-    return [
-        Stage(
-            first=rank == 0 and not number,
-            last=rank == pp - 1 and (number is None or number == vpp - 1),
-            virtual=number,
-        )
-        for number in virtual
-    ]
 
 
 def keep_all(pack: Pack, said: Said) -> tuple[Tensor, tuple[Tensor, Said]]:

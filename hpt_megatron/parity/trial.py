@@ -20,6 +20,8 @@ from hpt_megatron.parity.reference import reference_outcome
 from hpt_megatron.parity.rows import components, random_batch
 from hpt_megatron.parity.trained import trained_outcome
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.weights.hf_folder import HfFolder
+from hpt_megatron.weights.table import Table
 
 SIZES = ("tp", "pp", "vpp", "cp", "dp")
 TOLERANCE = 1e-5
@@ -53,9 +55,7 @@ def read_layout(text: str) -> dict[str, int]:
     for piece in filter(None, text.split(",")):
         key, _, value = piece.strip().partition("=")
         if key not in sizes:
-            raise UserError(
-                f"no such size: {key}", where="--layout", mend=f"one of {', '.join(SIZES)}, as in tp=2,pp=2"
-            )
+            raise UserError(f"no such size: {key}", where="--layout", mend=f"one of {', '.join(SIZES)}")
         if not (value.isascii() and value.isdecimal() and int(value) > 0):
             raise UserError(f"{key}={value} is no size", where="--layout", mend="a whole number from 1")
         sizes[key] = int(value)
@@ -89,6 +89,11 @@ def with_packs_for(run: RunConfig, batch: Batch) -> RunConfig:
 def compare_folder(folder: str, sizes: Mapping[str, int], seed: int, rows: int, deadline_s: float) -> Trial:
     """Runs both sides and holds them against each other."""
     run = run_of(folder, sizes)
+    with HfFolder(folder) as files:
+        wrong = Table.of(run.model, 1, 1).contradictions(files.names())
+    if wrong:
+        rest = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+        raise UserError("; ".join(wrong[:5]) + rest, where=folder, mend="is it the checkpoint of this model?")
     batch = random_batch(run.model, seed, rows)
     run = with_packs_for(run, batch)
     theirs = reference_outcome(folder, run.model, batch, components())

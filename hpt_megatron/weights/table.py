@@ -49,7 +49,8 @@ NUMBER = re.compile(r"(?<=layers\.)\d+")
 
 
 def canonical(name: str) -> str:
-    """The hub's spelling of a checkpoint's tensor."""
+    """The hub's spelling of a checkpoint's tensor, without what wrappers put before and between."""
+    name = name.removeprefix("base_model.model.").replace("_fsdp_wrapped_module.", "")
     return next((older + name.removeprefix(newer) for newer, older in NEWER if name.startswith(newer)), name)
 
 
@@ -100,6 +101,16 @@ class Table:
             layers = range(model.num_hidden_layers)
             found += [lookup(LANGUAGE, entry.trainer.replace("{layer}", str(layer))) for layer in layers]
         return found + [self.entry(name) for name in vision]
+
+    def contradictions(self, names: Iterable[str]) -> list[str]:
+        """What the language model lacks among a checkpoint's tensors, and which of them nothing here knows."""
+        given, wanted = set(names), {name for entry in self.entries() for name in entry.checkpoint}
+        tied = {LM_HEAD} if self.model.tie_word_embeddings else set()  # some checkpoints carry the copy as well
+        known = wanted | tied | {name for name in given if name.startswith(VISUAL) and self.model.vision is not None}
+        strangers = sorted(name for name in given - known if not name.endswith("rotary_emb.inv_freq"))
+        return [f"lacks {name}" for name in sorted(wanted - given)] + [
+            f"has {name}, unknown here" for name in strangers
+        ]
 
     def kind(self, name: str) -> Kind:
         """How a parameter is fused and cut."""

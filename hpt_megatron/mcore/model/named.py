@@ -48,22 +48,33 @@ def mark_cut(models: Sequence[torch.nn.Module], table: Table) -> None:
 
 
 @torch.no_grad()
-def fill(models: Sequence[torch.nn.Module], table: Table, folder: HfFolder) -> None:
-    """Loads this process's part of every parameter from a checkpoint of the hub; a scalar head keeps its start."""
+def fill(models: Sequence[torch.nn.Module], table: Table, folder: HfFolder) -> list[str]:
+    """Loads this process's part of every parameter from a checkpoint of the hub; a scalar head keeps its start.
+
+    Answers what is wrong instead of raising it: other processes read other tensors, and all must stop together.
+    """
+    problems = table.contradictions(folder.names())
+    if problems:
+        return problems
     rank, ranks = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     for name, param in parameters_of(models):
         if name.startswith(HEAD):
             continue
         entry = table.entry(name)
-        tensors = [folder.tensor(each) for each in entry.checkpoint]
-        part = cut(entry.kind, tensors, rank, ranks, table.fusion)
-        if part.shape != param.shape:
-            raise UserError(
-                f"{' + '.join(entry.checkpoint)} makes {list(part.shape)} where the model has {list(param.shape)}",
-                where=str(folder.path),
-                mend="is it the checkpoint of this model?",
+        try:
+            tensors = [folder.tensor(each) for each in entry.checkpoint]
+            part = cut(entry.kind, tensors, rank, ranks, table.fusion)
+        except (UserError, RuntimeError, ValueError) as error:
+            problems.append(
+                str(error) if isinstance(error, UserError) else f"{entry.checkpoint[0]} does not fit: {error}"
             )
+            continue
+        if part.shape != param.shape:
+            made = f"{' + '.join(entry.checkpoint)} makes {list(part.shape)}"
+            problems.append(f"{made} where the model has {list(param.shape)}")
+            continue
         param.data.copy_(part)
+    return problems
 
 
 def whole(name: str, part: Tensor, table: Table) -> list[tuple[str, Tensor]]:

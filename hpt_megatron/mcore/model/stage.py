@@ -156,3 +156,17 @@ class Model(LanguageModule):
             return hidden
         seen = see(self.visual, pack.pictures, parallel_state.get_tensor_and_context_parallel_group())
         return hidden.index_copy(0, pack.pictures.slots, seen[:, None, :].to(hidden.dtype))
+
+
+def stages_here(pp: int, vpp: int) -> list[Stage]:
+    """The stages that this process holds, in the order of the model."""
+    rank = parallel_state.get_pipeline_model_parallel_rank()
+    virtual: list[int | None] = list(range(vpp)) if vpp > 1 else [None]
+    return [
+        Stage(
+            first=rank == 0 and not number,
+            last=rank == pp - 1 and (number is None or number == vpp - 1),
+            virtual=number,
+        )
+        for number in virtual
+    ]
