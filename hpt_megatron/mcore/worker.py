@@ -45,7 +45,7 @@ from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
 from hpt_megatron.mcore.step.offload import move_out, take_back
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
-from hpt_megatron.mcore.step.report import StepReport, bad_rows, sum_up
+from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.weights.hf_folder import HfFolder
@@ -177,11 +177,10 @@ class MegatronWorker:
             return loss, (losses, metrics, bad_rows(pack, said, loss))
 
         kept = run_schedule(self.models, packs, finish, how or self.sampling(), wanted_of(components), train=True)
-        names = [part.name(row) for part, (_, _, rows) in zip(parts, kept, strict=bool(kept)) for row in rows]
+        found = no_numbers(parts, packs, [bad for _, _, bad in kept])
         problem = ""
-        if any_process(bool(names)):
-            told = everything_said(names)
-            problem = f"the loss is not a number in {', '.join(told[:5])}"
+        if any_process(bool(found)):
+            problem = f"not a number: {', '.join(everything_said(found)[:5])}"
         return sum_up([(losses, metrics) for losses, metrics, _ in kept], problem)
 
     def log_probs(

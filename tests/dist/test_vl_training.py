@@ -13,6 +13,7 @@ from processes import run
 from small_vl import Layout, folder_of, held, merged, outcome_of, plain, processes_of, reference, small_batch, started
 from torch import Tensor
 
+from hpt_megatron.algorithms.objective.part import Part, View
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.agree import BadRowsError
@@ -222,6 +223,20 @@ def test_a_row_longer_than_a_pack_is_refused_with_its_length(folder: Path, batch
         run(1, refuse, config, batch, "none", 0)
 
 
+class Steep:
+    """A loss of 0 whose gradient is no number, on one process; nothing on the others."""
+
+    name, reads = "sft", ()
+
+    def __init__(self, here: bool) -> None:
+        self.here = here
+
+    def __call__(self, view: View) -> Part:
+        """The square root of 0."""
+        flat = (view.logp - view.logp.detach()).abs().sqrt() if self.here else view.logp * 0
+        return Part(view.weighted(flat))
+
+
 def bad_numbers(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_rank: int) -> Any:
     """A step on numbers that are none, on one rank alone; then one on good ones."""
     worker = started(where, config)
@@ -235,22 +250,24 @@ def bad_numbers(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, b
                 column[int((part.rows.tokens["weight_rl"] != 0).nonzero()[0])] = float("nan")
                 bad[at] = replace(part, rows=part.rows.with_tokens(old_logp=column))
                 break
-    if kind == "gradient" and where.rank == bad_rank:
+    if kind == "gradient of a weight" and where.rank == bad_rank:
         param = next(worker.models[0].parameters())
         param.register_hook(lambda gradient: gradient * float("nan"))
-    report = worker.update(bad, components(), plain(worker))
+    losses = [*components(), Steep(where.rank == bad_rank)] if kind == "gradient" else components()
+    report = worker.update(bad, losses, plain(worker))
     unchanged = all(torch.equal(tensor, before[name]) for name, tensor in held(worker).items())
     return report.skipped, unchanged, (worker.steps, worker.skipped)
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("kind", ["loss", "gradient", "gradient of a weight"])
 def test_numbers_that_are_none_skip_the_step_on_all_ranks(folder: Path, batch: Batch, kind: str) -> None:
     """Planted on one rank of a pipeline with data parallelism; the report says why, and names the row where it can."""
     config = untied(Layout(pp=2, dp=2), folder)
     answers = run(4, bad_numbers, config, batch, kind, 3)
     for skipped, unchanged, counts in answers:
-        assert ("the loss is not a number in row" if kind == "loss" else "the gradient's norm is nan") in skipped
-        assert ("(prompt " in skipped) == (kind == "loss")
+        said = {"loss": "not a number: loss in row", "gradient": "not a number: gradient in row"}
+        assert said.get(kind, "the gradient's norm is nan") in skipped
+        assert ("(prompt " in skipped) == (kind in said)
         assert unchanged
         assert counts == (0, 1)
 

@@ -147,7 +147,10 @@ class Model(LanguageModule):
         if self.config.sequence_parallel:
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        return self.output_layer(hidden[:, 0].index_select(0, pack.slots), pack.labels, how, want, weight)
+        scored = hidden[:, 0].index_select(0, pack.slots)
+        if scored.requires_grad:
+            scored.register_hook(lambda gradient: pack.odd.append(~torch.isfinite(gradient).all(-1)))
+        return self.output_layer(scored, pack.labels, how, want, weight)
 
     def _embed(self, pack: Pack) -> Tensor:
         """[T / cp / tp, 1, H] embeddings of this rank's tokens, images in their places."""

@@ -10,7 +10,7 @@ Invariants
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Pack:
     num_rows: int
     total: int
     pictures: Pictures | None
+    odd: list[Tensor] = field(default_factory=list)  # [n] where the gradient left the head as no number
 
     def to(self, device: torch.device | str | int) -> "Pack":
         """The same on a device."""

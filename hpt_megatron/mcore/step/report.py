@@ -12,6 +12,7 @@ from hpt_megatron.mcore.model.stage import Said
 from hpt_megatron.mcore.packing.pack import Pack
 from hpt_megatron.mcore.step.objective import Sums
 from hpt_megatron.mcore.step.optimizer import Moved
+from hpt_megatron.protocol.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ def bad_rows(pack: Pack, said: Said, loss: Tensor) -> list[int]:
     odd = torch.stack([~torch.isfinite(column.float()) for column in columns if column is not None]).any(0)
     rows = pack.row[odd].unique().tolist() or pack.row.unique().tolist()
     return [int(row) for row in rows]
+
+
+def no_numbers(parts: Sequence[Batch], packs: Sequence[Pack], bad: Sequence[Sequence[int]]) -> list[str]:
+    """The rows of micro-batches with a loss that is no number, or else those whose gradient left the head as none.
+
+    `bad` is what `bad_rows` said of each micro-batch; stages before the last have nothing to say.
+    """
+    found = [f"loss in {part.name(row)}" for part, rows in zip(parts, bad, strict=bool(bad)) for row in rows]
+    if found:
+        return found
+    for part, pack in zip(parts, packs, strict=True):
+        if pack.odd:
+            rows = pack.row[torch.stack(pack.odd).any(0)].unique().tolist()
+            found += [f"gradient in {part.name(int(row))}" for row in rows]
+    return found
 
 
 def sum_up(kept: Sequence[tuple[Mapping[str, Tensor], Sums]], problem: str) -> StepReport:
