@@ -1,68 +1,11 @@
 """Real vLLM on a CPU loads the tiny model and says what transformers says: greedy tokens and log-probabilities."""
 
 import pytest
-
-from hpt_megatron.embedded.folder import write_tiny
+from prompts import QUESTIONS, prompt_of
 
 pytestmark = pytest.mark.slow
 NEW_TOKENS = 12
-QUESTIONS = {"text": "count the red dots ?", "image": "color ?"}
 VARIED = "<think>red blue 3 + 5 = 8 k07</think><search>k12</search> zoom \u00e9 <answer>none of 42</answer>"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(write_tiny(tmp_path_factory.mktemp("model") / "tiny", seed=0))
-
-
-@pytest.fixture(scope="module")
-def processor(folder):
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def picture():
-    """Not one colour: each of the four visual tokens sees something else."""
-    from PIL import Image
-
-    image = Image.new("RGB", (56, 56), (255, 255, 255))
-    for place, colour in (((0, 0), (255, 0, 0)), ((28, 0), (0, 0, 255)), ((0, 28), (0, 128, 0))):
-        image.paste(colour, (*place, place[0] + 28, place[1] + 28))
-    return image
-
-
-@pytest.fixture(scope="module")
-def engine(folder):
-    """One engine for all tests of this file, in this process, so that it ends with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-        from vllm import LLM
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        yield LLM(
-            folder,
-            dtype="float32",
-            max_model_len=512,
-            max_num_seqs=8,
-            enforce_eager=True,
-            limit_mm_per_prompt={"image": 1, "video": 0},
-            enable_prefix_caching=False,
-            seed=0,
-        )
-        cleanup_dist_env_and_memory()  # the next file may start an engine or a process group of its own
-
-
-def prompt_of(processor, kind: str) -> str:
-    content = [{"type": "text", "text": QUESTIONS[kind]}]
-    if kind == "image":
-        content.insert(0, {"type": "image"})
-    messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 @pytest.fixture(scope="module")

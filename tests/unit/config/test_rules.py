@@ -396,6 +396,7 @@ NUMERIC = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data(), model=st.sampled_from(["tiny", "qwen2.5-vl-7b", "llama-3.1-8b"]))
 def test_no_numbers_make_a_rule_raise(data, model):
