@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
+from torch.nn import functional
 
 from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
@@ -34,6 +35,7 @@ from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze, frozen
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
+from hpt_megatron.mcore.model.scalar_head import at_last_token
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Stage, Want
 from hpt_megatron.mcore.model.transformer_config import decoder_config
 from hpt_megatron.mcore.packing.micro_batches import build_packs, split
@@ -196,15 +198,27 @@ class MegatronWorker:
 
     def values(self, parts: Sequence[Batch]) -> list[Tensor]:
         """What a scalar head says before every token of the parts; 0 at each row's first."""
-        if self.head != "scalar":
-            raise HptError("this worker has a head over tokens, not one for values")
+        self._must_be_scalar()
         return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp")]
 
+    def scores(self, parts: Sequence[Batch]) -> list[Tensor]:
+        """One number per row of the parts: what a scalar head says once it has read the row's last token."""
+        self._must_be_scalar()
+        said = self._evaluate(parts, self.sampling(), "logp", own=True)
+        bounds = [functional.pad(part.rows.lengths.cumsum(0), (1, 0)) for part in parts]
+        return [at_last_token(answer["value"], of_part) for answer, of_part in zip(said, bounds, strict=True)]
+
+    def _must_be_scalar(self) -> None:
+        if self.head != "scalar":
+            raise HptError("this worker has a head over tokens, not one for values", mend='start it with head="scalar"')
+
     @torch.no_grad()
-    def _evaluate(self, parts: Sequence[Batch], how: Sampling, want: Want) -> list[dict[str, Tensor]]:
+    def _evaluate(
+        self, parts: Sequence[Batch], how: Sampling, want: Want, own: bool = False
+    ) -> list[dict[str, Tensor]]:
         wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
         self._agree(parts, None)
-        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp, own)
 
         kept = run_schedule(self.models, packs, keep_all, how, want, train=False)
         fields = ["value"] if self.head == "scalar" else ["logp", *(["entropy"] if want == "entropy" else [])]

@@ -62,8 +62,13 @@ def by_count(rows: int, size: int, dp: int, multiple: int) -> tuple[tuple[tuple[
 
 
 def build_packs(
-    parts: Sequence[Batch], wanted: Sequence[Tensor], place: Place, holders: Placeholders | None, pp: int
+    parts: Sequence[Batch],
+    wanted: Sequence[Tensor],
+    place: Place,
+    holders: Placeholders | None,
+    pp: int,
+    own: bool = False,
 ) -> list[Pack]:
     """The micro-batches on this rank; in a pipeline all are as long as the longest, because messages have one shape."""
     longest = max(pack_shape(part, place).total for part in parts) if pp > 1 else 0
-    return [build_pack(part, mask, place, holders, longest) for part, mask in zip(parts, wanted, strict=True)]
+    return [build_pack(part, mask, place, holders, longest, own) for part, mask in zip(parts, wanted, strict=True)]
