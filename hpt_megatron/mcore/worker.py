@@ -43,6 +43,7 @@ from hpt_megatron.mcore.packing.pack import Pack, problems_of
 from hpt_megatron.mcore.packing.positions import Placeholders
 from hpt_megatron.mcore.packing.sequences import Place
 from hpt_megatron.mcore.saved import checkpoint
+from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
 from hpt_megatron.mcore.step.offload import move_out, take_back
@@ -65,6 +66,7 @@ class MegatronWorker:
         self.holders = Placeholders.of(run.model)
         self.models: list[Any] = []
         self.optimizer: Any = None
+        self.frozen: set[str] = set()
         self.steps = self.skipped = 0
         self.away = False
 
@@ -90,11 +92,12 @@ class MegatronWorker:
         trainer, model = self.run.trainer, self.run.model
         if trainer.freeze:
             entries = self.table.entries(self._tower_names())
-            names = frozen(trainer.freeze, entries, model.tie_word_embeddings)
-            freeze(parameters_of(self.models), names)
+            self.frozen = frozen(trainer.freeze, entries, model.tie_word_embeddings)
+            freeze(parameters_of(self.models), self.frozen)
             if dist.get_rank() == 0:
-                left = sum(1 for entry in entries if entry.trainer not in names)
-                logger.warning("frozen: %d of %d parameters, by %s", len(names), left + len(names), trainer.freeze)
+                left = sum(1 for entry in entries if entry.trainer not in self.frozen)
+                count = len(self.frozen)
+                logger.warning("frozen: %d of %d parameters, by %s", count, left + count, trainer.freeze)
         self.models = wrap(self.models, self.config, trainer)
         self.optimizer = build_optimizer(self.models, self.config, trainer)
 
@@ -276,13 +279,22 @@ class MegatronWorker:
         """Writes a checkpoint; the `last` one can be read under any layout, the others under the same tp and pp."""
         sharding = "fully_reshardable" if last else "dp_reshardable"
         told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
-        checkpoint.save(folder, self.models, self.optimizer, told, sharding)
+        checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
 
-    def restore(self, folder: str | Path) -> dict[str, Any]:
-        """Reads a checkpoint; answers what was saved beside it."""
-        extra = checkpoint.load(folder, self.models, self.optimizer)
-        self.steps, self.skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
+    def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
+        """Reads a checkpoint; answers what was saved beside it. From `weights_alone` a new run begins."""
+        optimizer = None if weights_alone else self.optimizer
+        extra = checkpoint.load(folder, self.models, optimizer, self._about())
+        steps, skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
+        if not weights_alone:
+            self.steps, self.skipped = steps, skipped
+        elif self.optimizer is not None:
+            self.optimizer.reload_model_params()
         return extra
+
+    def _about(self) -> About:
+        """What a checkpoint of this worker is of."""
+        return About(self.head, self.run.model.vocab_size, tuple(self.frozen))
 
     def offload(self) -> None:
         """Moves weights, gradients and moments out of device memory."""
