@@ -46,7 +46,7 @@ from hpt_megatron.mcore.saved import checkpoint
 from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
-from hpt_megatron.mcore.step.offload import move_out, take_back
+from hpt_megatron.mcore.step.offload import at_hand, moments_out, move_out, take_back
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import StepReport, bad_rows, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
@@ -100,6 +100,8 @@ class MegatronWorker:
                 logger.warning("frozen: %d of %d parameters, by %s", count, left + count, trainer.freeze)
         self.models = wrap(self.models, self.config, trainer)
         self.optimizer = build_optimizer(self.models, self.config, trainer)
+        if trainer.optimizer_offload:
+            moments_out(self.optimizer)
 
     def _tower_names(self) -> list[str]:
         """The tower's names on every stage; only the first holds the tower."""
@@ -151,7 +153,8 @@ class MegatronWorker:
             trainer.lr_schedule, trainer.lr, trainer.lr_warmup_steps, trainer.total_training_steps, trainer.lr_floor
         )
         rate = learning_rate(self.steps, schedule)
-        moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
+        with at_hand(self.optimizer, trainer.optimizer_offload):
+            moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
         self.steps += not moved.skipped
         self.skipped += bool(moved.skipped)
         if moved.skipped and dist.get_rank() == 0:
@@ -279,17 +282,19 @@ class MegatronWorker:
         """Writes a checkpoint; the `last` one can be read under any layout, the others under the same tp and pp."""
         sharding = "fully_reshardable" if last else "dp_reshardable"
         told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
-        checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
+        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
+            checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
 
     def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
         """Reads a checkpoint; answers what was saved beside it. From `weights_alone` a new run begins."""
         optimizer = None if weights_alone else self.optimizer
-        extra = checkpoint.load(folder, self.models, optimizer, self._about())
+        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
+            extra = checkpoint.load(folder, self.models, optimizer, self._about())
+            if weights_alone and self.optimizer is not None:
+                self.optimizer.reload_model_params()
         steps, skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
         if not weights_alone:
             self.steps, self.skipped = steps, skipped
-        elif self.optimizer is not None:
-            self.optimizer.reload_model_params()
         return extra
 
     def _about(self) -> About:
@@ -306,7 +311,7 @@ class MegatronWorker:
     def onload(self) -> None:
         """Takes back what `offload` moved out."""
         if self.away:
-            take_back(self.models, self.optimizer)
+            take_back(self.models, None if self.run.trainer.optimizer_offload else self.optimizer)
         self.away = False
 
     def stop(self) -> None:

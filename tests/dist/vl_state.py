@@ -12,6 +12,7 @@ from small_vl import held, plain, started
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.mcore.model.named import parameters_of, whole
+from hpt_megatron.mcore.step.offload import at_hand
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.rows import components
 from hpt_megatron.protocol.batch import Batch
@@ -84,7 +85,8 @@ def take(worker: MegatronWorker, batch: Batch, number: int) -> list[tuple[dict[s
 
 def look(worker: MegatronWorker, batch: Batch, more: int) -> Seen:
     """The state as it is, and some steps from it."""
-    seen = Seen(held(worker), dict(moments(worker)), counts(worker))
+    with at_hand(worker.optimizer, worker.run.trainer.optimizer_offload):
+        seen = Seen(held(worker), dict(moments(worker)), counts(worker))
     if not worker.speaks:
         seen.moments = {}
     seen.draws = draws()
