@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
+from torch.nn import functional
 
 from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
@@ -34,6 +35,7 @@ from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze, frozen
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
+from hpt_megatron.mcore.model.scalar_head import at_last_token
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Want, stages_here
 from hpt_megatron.mcore.model.transformer_config import decoder_config
 from hpt_megatron.mcore.packing.micro_batches import build_packs, split
@@ -41,9 +43,10 @@ from hpt_megatron.mcore.packing.pack import Pack, problems_of
 from hpt_megatron.mcore.packing.positions import Placeholders
 from hpt_megatron.mcore.packing.sequences import Place
 from hpt_megatron.mcore.saved import checkpoint
+from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
-from hpt_megatron.mcore.step.offload import move_out, take_back
+from hpt_megatron.mcore.step.offload import at_hand, moments_out, move_out, take_back
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
@@ -63,6 +66,7 @@ class MegatronWorker:
         self.holders = Placeholders.of(run.model)
         self.models: list[Any] = []
         self.optimizer: Any = None
+        self.frozen: set[str] = set()
         self.steps = self.skipped = 0
         self.away = False
 
@@ -95,13 +99,15 @@ class MegatronWorker:
         trainer, model = self.run.trainer, self.run.model
         if trainer.freeze:
             entries = self.table.entries(self._tower_names())
-            names = frozen(trainer.freeze, entries, model.tie_word_embeddings)
-            freeze(parameters_of(self.models), names)
+            self.frozen = frozen(trainer.freeze, entries, model.tie_word_embeddings)
+            freeze(parameters_of(self.models), self.frozen)
             if dist.get_rank() == 0:
-                left = sum(1 for entry in entries if entry.trainer not in names)
+                left = sum(1 for entry in entries if entry.trainer not in self.frozen)
                 logger.warning("frozen: %d of %d parameters, by %s", len(entries) - left, len(entries), trainer.freeze)
         self.models = wrap(self.models, self.config, trainer)
         self.optimizer = build_optimizer(self.models, self.config, trainer)
+        if trainer.optimizer_offload:
+            moments_out(self.optimizer)
 
     def _tower_names(self) -> list[str]:
         """The tower's names on every stage; only the first holds the tower."""
@@ -153,7 +159,8 @@ class MegatronWorker:
             trainer.lr_schedule, trainer.lr, trainer.lr_warmup_steps, trainer.total_training_steps, trainer.lr_floor
         )
         rate = learning_rate(self.steps, schedule)
-        moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
+        with at_hand(self.optimizer, trainer.optimizer_offload):
+            moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
         self.steps += not moved.skipped
         self.skipped += bool(moved.skipped)
         if moved.skipped and dist.get_rank() == 0:
@@ -202,15 +209,27 @@ class MegatronWorker:
 
     def values(self, parts: Sequence[Batch]) -> list[Tensor]:
         """What a scalar head says before every token of the parts; 0 at each row's first."""
-        if self.head != "scalar":
-            raise HptError("this worker has a head over tokens, not one for values")
+        self._must_be_scalar()
         return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp")]
 
+    def scores(self, parts: Sequence[Batch]) -> list[Tensor]:
+        """One number per row of the parts: what a scalar head says once it has read the row's last token."""
+        self._must_be_scalar()
+        said = self._evaluate(parts, self.sampling(), "logp", own=True)
+        bounds = [functional.pad(part.rows.lengths.cumsum(0), (1, 0)) for part in parts]
+        return [at_last_token(answer["value"], of_part) for answer, of_part in zip(said, bounds, strict=True)]
+
+    def _must_be_scalar(self) -> None:
+        if self.head != "scalar":
+            raise HptError("this worker has a head over tokens, not one for values", mend='start it with head="scalar"')
+
     @torch.no_grad()
-    def _evaluate(self, parts: Sequence[Batch], how: Sampling, want: Want) -> list[dict[str, Tensor]]:
+    def _evaluate(
+        self, parts: Sequence[Batch], how: Sampling, want: Want, own: bool = False
+    ) -> list[dict[str, Tensor]]:
         wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
         self._agree(parts, None)
-        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp, own)
 
         kept = run_schedule(self.models, packs, keep_all, how, want, train=False)
         fields = ["value"] if self.head == "scalar" else ["logp", *(["entropy"] if want == "entropy" else [])]
@@ -268,13 +287,24 @@ class MegatronWorker:
         """Writes a checkpoint; the `last` one can be read under any layout, the others under the same tp and pp."""
         sharding = "fully_reshardable" if last else "dp_reshardable"
         told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
-        checkpoint.save(folder, self.models, self.optimizer, told, sharding)
+        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
+            checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
 
-    def restore(self, folder: str | Path) -> dict[str, Any]:
-        """Reads a checkpoint; answers what was saved beside it."""
-        extra = checkpoint.load(folder, self.models, self.optimizer)
-        self.steps, self.skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
+    def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
+        """Reads a checkpoint; answers what was saved beside it. From `weights_alone` a new run begins."""
+        optimizer = None if weights_alone else self.optimizer
+        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
+            extra = checkpoint.load(folder, self.models, optimizer, self._about())
+            if weights_alone and self.optimizer is not None:
+                self.optimizer.reload_model_params()
+        steps, skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
+        if not weights_alone:
+            self.steps, self.skipped = steps, skipped
         return extra
+
+    def _about(self) -> About:
+        """What a checkpoint of this worker is of."""
+        return About(self.head, self.run.model.vocab_size, tuple(self.frozen))
 
     def offload(self) -> None:
         """Moves weights, gradients and moments out of device memory."""
@@ -286,7 +316,7 @@ class MegatronWorker:
     def onload(self) -> None:
         """Takes back what `offload` moved out."""
         if self.away:
-            take_back(self.models, self.optimizer)
+            take_back(self.models, None if self.run.trainer.optimizer_offload else self.optimizer)
         self.away = False
 
     def stop(self) -> None:

@@ -134,8 +134,10 @@ def possible(labels: Tensor, how: Sampling) -> Tensor:
 
 def gather_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """[ranks, *x.shape]; without a collective when there is nothing to gather, which all ranks know alike."""
-    if group is None or group.size() == 1 or not x.numel():
+    if group is None or group.size() == 1:
         return x.unsqueeze(0)
+    if not x.numel():
+        return x.new_empty((group.size(), *x.shape))
     gathered = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
     dist.all_gather_single(gathered, x.contiguous(), group=group)
     return gathered.view(-1, *x.shape)

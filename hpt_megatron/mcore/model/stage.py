@@ -24,6 +24,7 @@ from megatron.core.models.common.language_module.language_module import Language
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch import Tensor
 
 from hpt_megatron.config.model import ModelConfig
@@ -151,6 +152,12 @@ class Model(LanguageModule):
         if scored.requires_grad:
             scored.register_hook(lambda gradient: pack.odd.append(~torch.isfinite(gradient).all(-1)))
         return self.output_layer(scored, pack.labels, how, want, weight)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
+        """For checkpoints. Megatron-core's own looks for an output matrix, which a scalar head has not."""
+        without = self.post_process and self.head is not None
+        above: Any = super(LanguageModule, self) if without else super()
+        return above.sharded_state_dict(prefix, sharded_offsets, ensure_metadata_has_dp_cp_group(metadata))
 
     def _embed(self, pack: Pack) -> Tensor:
         """[T / cp / tp, 1, H] embeddings of this rank's tokens, images in their places."""

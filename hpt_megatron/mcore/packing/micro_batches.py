@@ -67,8 +67,10 @@ def build_packs(
     place: Place,
     holders: Placeholders | None,
     pp: int,
+    own: bool = False,
     device: str = "cuda",
 ) -> list[Pack]:
     """The micro-batches on this rank; in a pipeline all are as long as the longest, because messages have one shape."""
     longest = max(pack_shape(part, place).total for part in parts) if pp > 1 else 0
-    return [build_pack(part, mask, place, holders, longest, device) for part, mask in zip(parts, wanted, strict=True)]
+    pairs = zip(parts, wanted, strict=True)
+    return [build_pack(part, mask, place, holders, longest, own, device) for part, mask in pairs]

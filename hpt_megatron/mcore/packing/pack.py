@@ -1,7 +1,8 @@
 """From rows to the tensors of one micro-batch on one rank.
 
 Slot j of a row predicts its token j + 1: labels and every column are shifted by one when they are laid out, so that
-nothing is shifted where sequences are cut. Only slots with a wanted label reach the head.
+nothing is shifted where sequences are cut. Only slots with a wanted label reach the head. A head that judges what was
+read, up to a row's last token, is asked with `own`: then each wanted token is answered by its own slot.
 
 Invariants
     1. All ranks of one data-parallel replica build their packs from the same rows, and so agree on every length.
@@ -61,12 +62,19 @@ def pack_shape(batch: Batch, place: Place, at_least: int = 0) -> PackShape:
 
 
 def build_pack(
-    batch: Batch, wanted: Tensor, place: Place, holders: Placeholders | None, at_least: int = 0, device: str = "cuda"
+    batch: Batch,
+    wanted: Tensor,
+    place: Place,
+    holders: Placeholders | None,
+    at_least: int = 0,
+    own: bool = False,
+    device: str = "cuda",
 ) -> Pack:
-    """Rows, and the tokens whose log-probs are wanted, as a micro-batch of this rank.
+    """Rows, and the tokens about which the head is asked, as a micro-batch of this rank.
 
-    All token columns of the rows but `ids` come along.
+    All token columns of the rows but `ids` come along. The slot before a token answers, with `own` the token's own.
     """
+    before = 0 if own else 1
     rows, shape = batch.rows, pack_shape(batch, place, at_least)
     starts = torch.tensor(shape.starts[: rows.num_rows], dtype=torch.int64)
     slot_of_token = rows.position + rows.per_token(starts)
@@ -74,9 +82,9 @@ def build_pack(
     ids[slot_of_token] = rows.tokens["ids"]
     positions = torch.zeros(3, shape.total, dtype=torch.int64)
     positions[:, slot_of_token] = batch_positions(batch, holders)
-    labelled = (wanted & (rows.position > 0)).nonzero()[:, 0]
+    labelled = (wanted & (rows.position >= before)).nonzero()[:, 0]
     token_of_slot = torch.full((shape.total,), -1)
-    token_of_slot[slot_of_token[labelled] - 1] = labelled
+    token_of_slot[slot_of_token[labelled] - before] = labelled
     mine = local(shape, place.cp_rank, place.cp)
     token = token_of_slot[mine]
     slots = (token >= 0).nonzero()[:, 0]

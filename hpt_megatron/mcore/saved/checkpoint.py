@@ -38,6 +38,7 @@ from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.mcore.saved.about import UNNAMED, About, compare
 from hpt_megatron.mcore.step.bucket_padding import joined_buckets
 
 SHARDINGS = ("dp_reshardable", "fully_reshardable")
@@ -50,6 +51,7 @@ def save(
     optimizer: Any = None,
     extra: dict[str, Any] | None = None,
     sharding: str = "dp_reshardable",
+    about: About = UNNAMED,
 ) -> None:
     """Writes a checkpoint into an empty folder; all processes call it together."""
     if sharding not in SHARDINGS:
@@ -60,6 +62,7 @@ def save(
     if dist.get_rank() == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
     dist.barrier()
+    _begin_moments(optimizer)
     state = _sharded_state(models, optimizer, sharding, loading=False)
     state["extra"] = json.dumps(extra or {})
     state["rng"] = {name: _row(name, value) for name, value in _random_states().items()}
@@ -67,11 +70,11 @@ def save(
         state,
         str(folder),
         TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),  # one file per rank
-        content_metadata={"sharding": sharding, "layout": layout()},
+        content_metadata={"sharding": sharding, "layout": layout(), "about": about.written()},
     )
 
 
-def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[str, Any]:
+def load(folder: str | Path, models: list[Any], optimizer: Any = None, about: About = UNNAMED) -> dict[str, Any]:
     """Reads a checkpoint into models and optimizer, fresh or used; answers `extra`."""
     if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
         raise UserError("not a complete checkpoint", where=str(folder), mend="name a folder that holds `metadata.json`")
@@ -79,8 +82,9 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None) -> dict[s
         content = dist_checkpointing.load_content_metadata(str(folder))
     except pickle.UnpicklingError as error:
         raise UserError("its `common.pt` holds more than plain values", where=str(folder)) from error
-    if not content or "sharding" not in content:
+    if not content or "about" not in content:
         raise UserError("this checkpoint was not written by us", where=str(folder))
+    compare(content["about"], about, optimizer is not None, folder)
     sharding, saved, here = content["sharding"], content["layout"], layout()
     fixed = ("tp", "pp", "vpp")
     if optimizer is not None and sharding == "dp_reshardable" and any(saved[key] != here[key] for key in fixed):
@@ -137,6 +141,13 @@ def _named(models: list[Any]) -> dict[str, Any]:
     """The bare models by their key in the checkpoint; several are the stages of an interleaved pipeline."""
     bare = unwrap_model(models)
     return {"model": bare[0]} if len(bare) == 1 else {f"model{i}": model for i, model in enumerate(bare)}
+
+
+def _begin_moments(optimizer: Any) -> None:
+    """Before a first step there are none, and megatron-core would look for them: a first step begins with zeros too."""
+    for part in [] if optimizer is None else optimizer.chained_optimizers:
+        if not part.is_stub_optimizer:
+            part.init_state_fn(part.optimizer, part.config)
 
 
 def _sharded_state(models: list[Any], optimizer: Any, sharding: str, *, loading: bool) -> dict[str, Any]:

@@ -60,8 +60,6 @@ def build_optimizer(models: list[Any], config: TransformerConfig, trainer: Train
             params_dtype=config.params_dtype,
             use_distributed_optimizer=True,
             overlap_param_gather=trainer.overlap_communication,
-            optimizer_cpu_offload=trainer.optimizer_offload,
-            optimizer_offload_fraction=1.0 if trainer.optimizer_offload else 0.0,
         ),
         models,
     )
