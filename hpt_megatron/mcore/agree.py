@@ -22,9 +22,7 @@ def agree_on_rows(problems: Sequence[str], micro_batches: int, multiple: int) ->
     dist.all_reduce(seen, op=dist.ReduceOp.MAX)
     bad, most, least = int(seen[0]), int(seen[1]), -int(seen[2])
     if bad:
-        told = everything_said(problems)
-        rest = f" (and {len(told) - 5} more)" if len(told) > 5 else ""
-        raise BadRowsError("; ".join(told[:5]) + rest, where="batch", mend="leave these rows out")
+        raise BadRowsError(first_few(everything_said(problems)), where="batch", mend="leave these rows out")
     if most != least:
         raise HptError(f"processes have between {least} and {most} micro-batches", mend="plan them together")
     if most % multiple:
@@ -37,6 +35,16 @@ def everything_said(texts: Sequence[str]) -> list[str]:
     gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, list(texts))
     return list(dict.fromkeys(text for each in gathered for text in each))
+
+
+def first_few(texts: Sequence[str], most: int = 5) -> str:
+    """Some of many, on one line.
+
+    >>> first_few(["a", "b", "c"], 2)
+    'a; b (and 1 more)'
+    """
+    rest = f" (and {len(texts) - most} more)" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + rest
 
 
 def any_process(flag: bool) -> bool:

@@ -30,22 +30,23 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
-from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said
+from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said, first_few
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze, frozen
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
 from hpt_megatron.mcore.model.scalar_head import at_last_token
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Want, stages_here
-from hpt_megatron.mcore.model.transformer_config import decoder_config
+from hpt_megatron.mcore.model.transformer_config import DTYPES, decoder_config
 from hpt_megatron.mcore.packing.micro_batches import build_packs, split
-from hpt_megatron.mcore.packing.pack import Pack, problems_of
+from hpt_megatron.mcore.packing.pack import Pack
 from hpt_megatron.mcore.packing.positions import Placeholders
+from hpt_megatron.mcore.packing.problems import loss_problems, problems_of
 from hpt_megatron.mcore.packing.sequences import Place
 from hpt_megatron.mcore.saved import checkpoint
 from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
-from hpt_megatron.mcore.step.objective import total_loss, wanted_of, weighted_tokens
+from hpt_megatron.mcore.step.objective import scored_tokens, total_loss, wanted_of, weighted_tokens
 from hpt_megatron.mcore.step.offload import at_hand, moments_out, move_out, take_back
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum_up
@@ -55,7 +56,6 @@ from hpt_megatron.weights.hf_folder import HfFolder
 from hpt_megatron.weights.table import Table
 
 logger = logging.getLogger(__name__)
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class MegatronWorker:
@@ -91,9 +91,8 @@ class MegatronWorker:
         with HfFolder(path) as folder:
             problems = fill(self.models, self.table, folder)
         if any_process(bool(problems)):
-            told = everything_said(problems)
-            rest = f" (and {len(told) - 5} more)" if len(told) > 5 else ""
-            raise UserError("; ".join(told[:5]) + rest, where=path, mend="is it the checkpoint of this model?")
+            told = first_few(everything_said(problems))
+            raise UserError(told, where=path, mend="is it the checkpoint of this model?")
 
     def _prepare_training(self) -> None:
         trainer, model = self.run.trainer, self.run.model
@@ -101,6 +100,8 @@ class MegatronWorker:
             entries = self.table.entries(self._tower_names())
             self.frozen = frozen(trainer.freeze, entries, model.tie_word_embeddings)
             freeze(parameters_of(self.models), self.frozen)
+            if all(entry.trainer in self.frozen for entry in entries) and self.head == "tokens":
+                raise UserError("leaves nothing to train", where="trainer.freeze", mend="freeze less")
             if dist.get_rank() == 0:
                 left = sum(1 for entry in entries if entry.trainer not in self.frozen)
                 logger.warning("frozen: %d of %d parameters, by %s", len(entries) - left, len(entries), trainer.freeze)
@@ -145,14 +146,13 @@ class MegatronWorker:
 
     def split(self, batch: Batch) -> list[Batch]:
         """This data-parallel rank's micro-batches of a batch that all processes have; others plan the same."""
+        agree_on_rows(self._problems(batch), micro_batches=0, multiple=1)
         return split(batch, self.run)[parallel_state.get_data_parallel_rank()]
 
     def update(
         self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None
     ) -> StepReport:
         """One optimizer step over micro-batches whose weights are normalised."""
-        if self.optimizer is None:
-            raise HptError("this worker was started without an optimizer", mend="start it with train=True")
         report = self.accumulate(parts, components, how)
         trainer = self.run.trainer
         schedule = Schedule(
@@ -171,8 +171,14 @@ class MegatronWorker:
         self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None
     ) -> StepReport:
         """Forward and backward over all micro-batches; gradients are whole and summed afterwards, nothing has moved."""
+        if self.optimizer is None:
+            raise HptError("this worker was started without an optimizer", mend="start it with train=True")
+        self._at_home()
+        how = how or self.sampling()
         wanted = [weighted_tokens(part.rows.tokens) for part in parts]
-        self._agree(parts, wanted)
+        pairs = zip(parts, wanted, strict=True)
+        unfit = [line for part, mask in pairs for line in loss_problems(part, mask, how.forbidden, components)]
+        self._agree(parts, unfit)
         packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
         for model in self.models:
             model.zero_grad_buffer()
@@ -183,18 +189,28 @@ class MegatronWorker:
             loss, losses, metrics = total_loss(pack, said, components, group)
             return loss, (losses, metrics, bad_rows(pack, said, loss))
 
-        kept = run_schedule(self.models, packs, finish, how or self.sampling(), wanted_of(components), train=True)
+        kept = run_schedule(self.models, packs, finish, how, wanted_of(components), train=True)
         found = no_numbers(parts, packs, [bad for _, _, bad in kept])
         problem = ""
         if any_process(bool(found)):
-            problem = f"not a number: {', '.join(everything_said(found)[:5])}"
+            problem = f"not a number: {first_few(everything_said(found))}"
         return sum_up([(losses, metrics) for losses, metrics, _ in kept], problem)
 
     def log_probs(
-        self, parts: Sequence[Batch], how: Sampling | None = None, with_entropy: bool = False
+        self,
+        parts: Sequence[Batch],
+        how: Sampling | None = None,
+        with_entropy: bool = False,
+        wanted: Sequence[Tensor] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """`logp` (and `entropy`) of every token of the parts but each row's first, which is 0."""
-        return self._evaluate(parts, how or self.sampling(), "entropy" if with_entropy else "logp")
+        """`logp` (and `entropy`) of tokens of the parts, 0 elsewhere and at each row's first.
+
+        Of those that are `trained` where the rows say so, else of all that can be sampled; or of those `wanted`.
+        """
+        how = how or self.sampling()
+        if wanted is None:
+            wanted = [scored_tokens(part.rows.tokens, how.forbidden) for part in parts]
+        return self._evaluate(parts, how, "entropy" if with_entropy else "logp", wanted)
 
     @torch.no_grad()
     def logits(self, parts: Sequence[Batch], how: Sampling) -> list[tuple[Tensor, Tensor]]:
@@ -202,20 +218,20 @@ class MegatronWorker:
 
         To compare small inputs; only processes of the last stage have any.
         """
-        wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
-        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        self._at_home()
+        packs = build_packs(parts, every_token(parts), self.place, self.holders, self.run.layout.pp)
         kept = run_schedule(self.models, packs, keep_all, how, "logits", train=False)
         return [(token.cpu(), said.logits.cpu()) for token, said in kept]
 
     def values(self, parts: Sequence[Batch]) -> list[Tensor]:
         """What a scalar head says before every token of the parts; 0 at each row's first."""
         self._must_be_scalar()
-        return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp")]
+        return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp", every_token(parts))]
 
     def scores(self, parts: Sequence[Batch]) -> list[Tensor]:
         """One number per row of the parts: what a scalar head says once it has read the row's last token."""
         self._must_be_scalar()
-        said = self._evaluate(parts, self.sampling(), "logp", own=True)
+        said = self._evaluate(parts, self.sampling(), "logp", every_token(parts), own=True)
         bounds = [functional.pad(part.rows.lengths.cumsum(0), (1, 0)) for part in parts]
         return [at_last_token(answer["value"], of_part) for answer, of_part in zip(said, bounds, strict=True)]
 
@@ -225,10 +241,10 @@ class MegatronWorker:
 
     @torch.no_grad()
     def _evaluate(
-        self, parts: Sequence[Batch], how: Sampling, want: Want, own: bool = False
+        self, parts: Sequence[Batch], how: Sampling, want: Want, wanted: Sequence[Tensor], own: bool = False
     ) -> list[dict[str, Tensor]]:
-        wanted = [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
-        self._agree(parts, None)
+        self._at_home()
+        self._agree(parts)
         packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp, own)
 
         kept = run_schedule(self.models, packs, keep_all, how, want, train=False)
@@ -246,18 +262,23 @@ class MegatronWorker:
         by_part = torch.split(answer.cpu(), sizes, 1)
         return [dict(zip(fields, of_part, strict=True)) for of_part in by_part]
 
-    def _agree(self, parts: Sequence[Batch], wanted: Sequence[Tensor] | None) -> None:
+    def _problems(self, batch: Batch) -> list[str]:
+        longest = self.run.trainer.ppo_max_token_len_per_gpu * self.run.layout.cp
+        return problems_of(batch, self.holders, longest, self.run.model.vocab_size)
+
+    def _agree(self, parts: Sequence[Batch], more: Sequence[str] = ()) -> None:
         """Bad rows are refused by all processes alike, before anything is computed."""
-        layout, trainer, model = self.run.layout, self.run.trainer, self.run.model
-        longest = trainer.ppo_max_token_len_per_gpu * layout.cp
-        found = [line for part in parts for line in problems_of(part, self.holders, longest, model.vocab_size)]
-        for part, mask in zip(parts, wanted or (), strict=wanted is not None):
-            first = part.rows.row_of_token[mask & (part.rows.position == 0)]
-            found += [f"{part.name(int(row))}: its first token cannot be trained, nothing predicts it" for row in first]
-        agree_on_rows(found, len(parts), layout.pp if layout.vpp > 1 else 1)
+        layout = self.run.layout
+        found = [line for part in parts for line in self._problems(part)]
+        agree_on_rows([*found, *more], len(parts), layout.pp if layout.vpp > 1 else 1)
+
+    def _at_home(self) -> None:
+        if self.away:
+            raise HptError("its weights are moved out", mend="call onload() first")
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint that this stage holds, whole, by its name; all ranks of a stage go along."""
+        self._at_home()
         self._arrived()
         for name, param in parameters_of(self.models):
             if not (self.table.model.tie_word_embeddings and name == "output_layer.weight"):
@@ -284,7 +305,8 @@ class MegatronWorker:
                 model.start_param_sync(force_sync=True)
 
     def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None, last: bool = False) -> None:
-        """Writes a checkpoint; the `last` one can be read under any layout, the others under the same tp and pp."""
+        """Writes a checkpoint; the `last` one can be read under any layout, others under the same tp, pp and vpp."""
+        self._at_home()
         sharding = "fully_reshardable" if last else "dp_reshardable"
         told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
         with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
@@ -292,6 +314,7 @@ class MegatronWorker:
 
     def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
         """Reads a checkpoint; answers what was saved beside it. From `weights_alone` a new run begins."""
+        self._at_home()
         optimizer = None if weights_alone else self.optimizer
         with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
             extra = checkpoint.load(folder, self.models, optimizer, self._about())
@@ -323,6 +346,11 @@ class MegatronWorker:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""
         self.models, self.optimizer = [], None
         finalize()
+
+
+def every_token(parts: Sequence[Batch]) -> list[Tensor]:
+    """Masks that leave nothing out."""
+    return [torch.ones(part.rows.num_tokens, dtype=torch.bool) for part in parts]
 
 
 def keep_all(pack: Pack, said: Said) -> tuple[Tensor, tuple[Tensor, Said]]:

@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +29,13 @@ class Outcome:
     gradients: dict[str, Tensor]
 
 
-def load_reference(folder: str | Path) -> torch.nn.Module:
+def load_reference(folder: str | Path) -> Any:
     """The model in float32; nothing of the folder is run."""
     disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        loaded: torch.nn.Module = kind.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
-        )
+        loaded = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             str(error).splitlines()[0], where=str(folder), mend="give a folder that transformers loads"
@@ -79,7 +78,7 @@ def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, comp
     )
 
 
-def _pictures(network: torch.nn.Module, model: ModelConfig, batch: Batch, row: int, ids: Tensor) -> dict[str, Tensor]:
+def _pictures(network: Any, model: ModelConfig, batch: Batch, row: int, ids: Tensor) -> dict[str, Tensor]:
     """What transformers takes beside the ids of a row with images."""
     shown = batch.shown_by(row)
     if not shown:

@@ -11,7 +11,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.mcore.local_processes import run as run_processes
 from hpt_megatron.mcore.model.log_probs import Sampling
-from hpt_megatron.mcore.worker import MegatronWorker
+from hpt_megatron.mcore.worker import MegatronWorker, every_token
 from hpt_megatron.parity.reference import Outcome
 from hpt_megatron.parity.rows import components as usual_components
 from hpt_megatron.protocol.batch import Batch
@@ -47,7 +47,7 @@ def say(worker: MegatronWorker, batch: Batch, parts_of_loss: list[Component]) ->
     parts = worker.split(numbered)
     places = [part.rows.tokens["place"] for part in parts]
     logits = [(places[at][token], seen) for at, (token, seen) in enumerate(worker.logits(parts, how))]
-    said = worker.log_probs(parts, how, with_entropy=True)
+    said = worker.log_probs(parts, how, with_entropy=True, wanted=every_token(parts))
     report = worker.accumulate(parts, parts_of_loss, how)
     gradients = {name: gradient.clone() for name, gradient in worker.gradients()}  # they are views of its buffers
     return {

@@ -6,6 +6,7 @@ vocabulary beyond what tp asks for, packs so short that there are several of the
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hpt_megatron.config.checkpoint import model_of
 from hpt_megatron.config.geometry import parameters
@@ -14,6 +15,7 @@ from hpt_megatron.config.problem import errors
 from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
+from hpt_megatron.mcore.agree import first_few
 from hpt_megatron.mcore.packing.sequences import divisors, round_up
 from hpt_megatron.parity.compare import Difference, compare
 from hpt_megatron.parity.reference import reference_outcome
@@ -69,7 +71,7 @@ def run_of(folder: str, sizes: Mapping[str, int]) -> RunConfig:
     run = replace(
         plain,
         model=model_of(folder),
-        layout=replace(plain.layout, **sizes),
+        layout=replace(plain.layout, **dict[str, Any](sizes)),
         trainer=replace(plain.trainer, n_gpus_per_node=processes, nnodes=1, use_dynamic_bsz=True),
     )
     wrong = [problem for problem in errors(check(run)) if problem.path.startswith(CHECKED)]
@@ -92,8 +94,7 @@ def compare_folder(folder: str, sizes: Mapping[str, int], seed: int, rows: int, 
     with HfFolder(folder) as files:
         wrong = Table.of(run.model, 1, 1).contradictions(files.names())
     if wrong:
-        rest = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-        raise UserError("; ".join(wrong[:5]) + rest, where=folder, mend="is it the checkpoint of this model?")
+        raise UserError(first_few(wrong), where=folder, mend="is it the checkpoint of this model?")
     batch = random_batch(run.model, seed, rows)
     run = with_packs_for(run, batch)
     theirs = reference_outcome(folder, run.model, batch, components())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import Part, View
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.agree import BadRowsError
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.parity.compare import apart, compare
@@ -157,7 +157,7 @@ def spoil(batch: Batch, kind: str) -> Batch:
     rows, ids = batch.rows, batch.rows.tokens["ids"].clone()
     images, shown, counts = batch.images, batch.shown.clone(), batch.counts
     row = int((counts > 0).nonzero()[0])
-    tokens = dict(rows.tokens)
+    tokens, fields = dict(rows.tokens), dict(rows.fields)
     first, length = int(rows.starts[row]), int(rows.lengths[row])
     if kind == "image tokens":
         marked = (ids == 486).nonzero()[0]
@@ -168,14 +168,19 @@ def spoil(batch: Batch, kind: str) -> Batch:
         trained = tokens["trained"].clone()
         trained[first : first + length] = False
         tokens["trained"] = trained
+        fields["off"] = torch.arange(rows.num_rows) == row
     elif kind == "token id":
         ids[first] = 5000
     elif kind == "first token":
         weight = tokens["weight_sft"].clone()
         weight[first] = 1.0
         tokens["weight_sft"] = weight
+    elif kind == "placeholder":
+        tokens["weight_sft"] = torch.where(ids == 486, 1.0, tokens["weight_sft"])
+    elif kind == "column":
+        del tokens["credit"]
     tokens["ids"] = ids
-    return Batch(Rows(rows.lengths, tokens, rows.fields), images, shown, counts)
+    return Batch(Rows(rows.lengths, tokens, fields), images, shown, counts)
 
 
 def refuse(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_rank: int) -> Any:
@@ -185,7 +190,7 @@ def refuse(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_ra
     parts = worker.split(batch)
     spoilt = [spoil(part, kind) if bool((part.counts > 0).any()) else part for part in parts]
     try:
-        worker.update(spoilt if where.rank == bad_rank else parts, components(), plain(worker))
+        worker.update(spoilt if where.rank == bad_rank else parts, components(), worker.sampling())
     except BadRowsError as error:
         said = str(error)
     else:
@@ -197,7 +202,9 @@ def refuse(where: Rendezvous, config: RunConfig, batch: Batch, kind: str, bad_ra
 BAD = {
     "image tokens": "image tokens, but its",
     "image id": "shows image 99, but there are 4",
-    "empty target": "nothing in it is trained",
+    "empty target": "a demonstration in which nothing is trained",
+    "placeholder": "a placeholder is given a weight",
+    "column": "rows have no column credit, which the loss rl reads",
     "token id": "a token id is outside 0 to 508",
     "first token": "its first token cannot be trained",
 }
@@ -210,7 +217,7 @@ def test_a_bad_row_on_one_rank_alone_is_refused_on_all_and_none_hangs(folder: Pa
     answers = run(4, refuse, config, batch, kind, 3)
     for said, unchanged, loss in answers:
         assert BAD[kind] in said
-        assert "(prompt " in said
+        assert ("(prompt " in said) == (kind != "column")
         assert unchanged
         assert loss == answers[0][2]
 
@@ -219,7 +226,7 @@ def test_a_row_longer_than_a_pack_is_refused_with_its_length(folder: Path, batch
     """Before anything is planned or computed."""
     config = untied(Layout(), folder)
     config = replace(config, trainer=replace(config.trainer, ppo_max_token_len_per_gpu=16))
-    with pytest.raises(UserError, match=r"row \d+ of \d+ tokens takes"):
+    with pytest.raises(UserError, match=r"row \d+ \(prompt \d+, sample 0\): \d+ tokens do not fit"):
         run(1, refuse, config, batch, "none", 0)
 
 
@@ -316,3 +323,53 @@ def test_what_is_moved_out_comes_back_bit_for_bit(folder: Path, batch: Batch, dt
         assert all(torch.equal(a, b) for a, b in zip(logp, logp_again, strict=True))
         assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
         assert out == [0] * 6
+
+
+def while_away(where: Rendezvous, config: RunConfig, batch: Batch) -> list[str]:
+    """What is said to a call between `offload` and `onload`."""
+    worker = started(where, config)
+    parts = worker.split(batch)
+    worker.offload()
+    said = []
+    calls = (
+        lambda: worker.update(parts, components()),
+        lambda: worker.log_probs(parts),
+        lambda: worker.save("nowhere"),
+        lambda: list(worker.weights()),
+    )
+    for call in calls:
+        try:
+            call()
+        except HptError as error:
+            said.append(str(error))
+    worker.onload()
+    worker.update(parts, components(), plain(worker))
+    return said
+
+
+def test_nothing_is_computed_on_weights_that_are_moved_out(folder: Path, batch: Batch) -> None:
+    """Empty buffers would end the process without a word."""
+    assert run(1, while_away, untied(Layout(), folder), batch)[0] == ["its weights are moved out; call onload() first"] * 4
+
+
+def scored(where: Rendezvous, config: RunConfig, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Log-probs as they are asked for by default, and which tokens are trained."""
+    worker = started(where, config, train=False)
+    parts = worker.split(batch)
+    said = worker.log_probs(parts)
+    return [(part.rows.tokens["trained"], one["logp"]) for part, one in zip(parts, said, strict=True)]
+
+
+def test_log_probs_are_those_of_trained_tokens_and_finite(folder: Path, batch: Batch) -> None:
+    """A placeholder in a prompt can never be sampled; its minus infinity must not reach a sum over a row."""
+    for trained, logp in run(1, scored, untied(Layout(), folder), batch)[0]:
+        assert torch.equal(logp != 0, trained)
+        assert torch.isfinite(logp).all()
+
+
+def test_freezing_everything_is_refused(folder: Path) -> None:
+    """Whatever the patterns are that come to it."""
+    config = untied(Layout(), folder)
+    config = replace(config, trainer=replace(config.trainer, freeze=("model.*", "visual.*", "lm_head.*")))
+    with pytest.raises(UserError, match="trainer.freeze: leaves nothing to train"):
+        run(1, started, config)

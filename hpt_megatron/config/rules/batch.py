@@ -75,7 +75,7 @@ def check_row_fits_pack(run: RunConfig) -> Iterator[Problem]:
     """The longest row fits into a pack."""
     trainer, data = run.trainer, run.data
     longest = data.max_prompt_length + data.max_response_length
-    if trainer.use_dynamic_bsz and trainer.ppo_max_token_len_per_gpu * run.layout.cp < longest:
+    if trainer.ppo_max_token_len_per_gpu * run.layout.cp < longest:
         yield Problem(
             "trainer.ppo_max_token_len_per_gpu",
             trainer.ppo_max_token_len_per_gpu,

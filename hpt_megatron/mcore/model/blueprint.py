@@ -21,11 +21,9 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.mcore import patches
 from hpt_megatron.mcore.model.named import parameters_of
 from hpt_megatron.mcore.model.stage import Model, stages_here
-from hpt_megatron.mcore.model.transformer_config import decoder_config
+from hpt_megatron.mcore.model.transformer_config import DTYPES, decoder_config
 from hpt_megatron.weights.entry import Kind
 from hpt_megatron.weights.table import OUTPUT, Table
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hpt_megatron.errors import UserError
 from hpt_megatron.weights.entry import cut, join
 from hpt_megatron.weights.hf_folder import HfFolder
-from hpt_megatron.weights.table import HEAD, Table
+from hpt_megatron.weights.table import HEAD, VISUAL, Table
 
 LAYER = "decoder.layers."
 
@@ -57,6 +57,9 @@ def fill(models: Sequence[torch.nn.Module], table: Table, folder: HfFolder) -> l
     if problems:
         return problems
     rank, ranks = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    tower = {name for name, _ in parameters_of(models) if name.startswith(VISUAL)}
+    strangers = [name for name in folder.names() if tower and name.startswith(VISUAL) and name not in tower]
+    problems += [f"has {name}, unknown here" for name in strangers]
     for name, param in parameters_of(models):
         if name.startswith(HEAD):
             continue

@@ -144,13 +144,14 @@ class Model(LanguageModule):
                 numbers = tensor_parallel.gather_from_sequence_parallel_region(
                     numbers, tensor_parallel_output_grad=False
                 )
-            return Said(value=numbers.flatten()[pack.slots])
+            scored = numbers.flatten()[pack.slots]
+            watch(scored, pack)
+            return Said(value=scored)
         if self.config.sequence_parallel:
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         scored = hidden[:, 0].index_select(0, pack.slots)
-        if scored.requires_grad:
-            scored.register_hook(lambda gradient: pack.odd.append(~torch.isfinite(gradient).all(-1)))
+        watch(scored, pack)
         return self.output_layer(scored, pack.labels, how, want, weight)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
@@ -166,6 +167,16 @@ class Model(LanguageModule):
             return hidden
         seen = see(self.visual, pack.pictures, parallel_state.get_tensor_and_context_parallel_group())
         return hidden.index_copy(0, pack.pictures.slots, seen[:, None, :].to(hidden.dtype))
+
+
+def watch(scored: Tensor, pack: Pack) -> None:
+    """Notes for which slots the gradient that leaves the head is no number; [n] or [n, H]."""
+
+    def look(gradient: Tensor) -> None:
+        pack.odd.append(~torch.isfinite(gradient).reshape(len(pack.row), -1).all(1))
+
+    if scored.requires_grad:
+        scored.register_hook(look)
 
 
 def stages_here(pp: int, vpp: int) -> list[Stage]:

@@ -19,6 +19,7 @@ from hpt_megatron.config.run import LayoutConfig
 from hpt_megatron.layout.stages import layers_per_stage, pipeline_layout
 from hpt_megatron.mcore import capability
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
     "selective": {"recompute_granularity": "selective"},

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from hpt_megatron.config.model import ModelConfig, VisionConfig
-
-Grid = tuple[int, int, int]
+from hpt_megatron.layout.cost import Grid
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Placeholders:
 def row_positions(ids: Tensor, grids: Sequence[Grid], seconds: Sequence[float], holders: Placeholders | None) -> Tensor:
     """[3, L] of one row, whose pictures are given in order with the seconds between their frames (0: a still image).
 
-    The row must have as many placeholders as its grids say; `pack.py:problems_of` looks first.
+    The row must have as many placeholders as its grids say; `problems.py:problems_of` looks first.
     """
     length = len(ids)
     if holders is None or not len(grids):

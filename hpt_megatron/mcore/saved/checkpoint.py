@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.saved.about import UNNAMED, About, compare
-from hpt_megatron.mcore.step.bucket_padding import joined_buckets
+from hpt_megatron.mcore.saved.bucket_padding import joined_buckets
 
 SHARDINGS = ("dp_reshardable", "fully_reshardable")
 logger = logging.getLogger(__name__)

@@ -47,6 +47,13 @@ def weighted_tokens(tokens: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(masks).any(0) if masks else torch.zeros_like(tokens["ids"], dtype=torch.bool)
 
 
+def scored_tokens(tokens: Mapping[str, Tensor], forbidden: Sequence[int]) -> Tensor:
+    """Which tokens have a log-prob that something may read: trained ones, and none that is never sampled."""
+    ids = tokens["ids"]
+    held_back = torch.isin(ids, torch.tensor(list(forbidden), dtype=torch.int64))
+    return tokens.get("trained", torch.ones_like(ids, dtype=torch.bool)) & ~held_back
+
+
 def total_loss(
     pack: Pack, said: Said, components: Sequence[Component], group: dist.ProcessGroup
 ) -> tuple[Tensor, dict[str, Tensor], Sums]:

@@ -9,8 +9,9 @@ from packed_rows import HOLDERS, IMAGE, LAYOUTS, SMALL, TALL, TINY, VIDEO, WIDE,
 
 from hpt_megatron.config.load import load
 from hpt_megatron.mcore.packing.micro_batches import build_packs, by_count, plan, split
-from hpt_megatron.mcore.packing.pack import batch_positions, build_pack, pack_shape, problems_of
+from hpt_megatron.mcore.packing.pack import batch_positions, build_pack, pack_shape
 from hpt_megatron.mcore.packing.positions import row_positions
+from hpt_megatron.mcore.packing.problems import problems_of
 from hpt_megatron.mcore.packing.sequences import Place, local
 from hpt_megatron.parity.rows import random_batch
 from hpt_megatron.protocol.batch import Batch, Images
@@ -140,7 +141,7 @@ def test_good_rows_have_no_problem():
 
 def broken(ids, shown, grids, seconds=None, **columns):
     """A good row, the broken one, and a good one; the second is called row 1 (prompt 11, sample 0)."""
-    rows = Rows.from_lists({"ids": [[1, 2], ids, [3]]}, prompt=[10, 11, 12], sample=[0, 0, 0])
+    rows = Rows.from_lists({"ids": [[1, 2], ids, [3]]}, prompt=[10, 11, 12], sample=[0, 0, 0], off=[False, True, False])
     rows = rows.with_tokens(ids=rows.tokens["ids"].long(), **columns)
     good = batch_of([], grids, seconds)
     counts = torch.tensor([0, len(shown), 0])
@@ -167,7 +168,7 @@ def broken(ids, shown, grids, seconds=None, **columns):
         (broken([], [], []), "has no token"),
         (
             broken([5, 6], [], [], trained=torch.tensor([True, True, False, False, True])),
-            "nothing in it is trained; an empty target or response",
+            "a demonstration in which nothing is trained; an empty target",
         ),
     ],
 )
