@@ -173,7 +173,8 @@ def watch(scored: Tensor, pack: Pack) -> None:
     """Notes for which slots the gradient that leaves the head is no number; [n] or [n, H]."""
 
     def look(gradient: Tensor) -> None:
-        pack.odd.append(~torch.isfinite(gradient).reshape(len(pack.row), -1).all(1))
+        finite = torch.isfinite(gradient)
+        pack.odd.append(~(finite.all(-1) if finite.dim() > 1 else finite))
 
     if scored.requires_grad:
         scored.register_hook(look)
