@@ -22,6 +22,7 @@ test: ## all of it, as CI runs it
 bench: $(PYTHON) ## the measurements of benchmarks/, minutes; nothing is asserted
 	$(PYTHON) benchmarks/routing.py
 	$(PYTHON) benchmarks/routing.py --vary
+	$(PYTHON) benchmarks/geometries.py
 	$(PYTHON) benchmarks/training.py
 	$(PYTHON) benchmarks/training.py --images
 	$(PYTHON) benchmarks/credit.py
