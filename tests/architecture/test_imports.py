@@ -30,7 +30,7 @@ QUARANTINE = {
     "hydra": ["hpt_megatron/config/compose.py"],
     "omegaconf": ["hpt_megatron/config/compose.py"],
 }
-TORCH_FREE = ["errors", "registry", "config", "host", "layout", "cli", "weights.kinds", "weights.table"]
+TORCH_FREE = ["errors", "registry", "config", "host", "layout", "cli", "weights.kinds", "weights.table", "weights.plan"]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
 
 
