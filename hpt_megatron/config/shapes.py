@@ -1,6 +1,9 @@
-"""The tensors of a checkpoint with their shapes, by the names that the hub's files use.
+"""Every tensor of a model's checkpoint with its shape, from the sizes in its configuration; names as the hub has them.
 
-Example: in Qwen2.5-VL-7B `model.layers.0.mlp.down_proj.weight` is (3584, 18944).
+Example:
+    >>> from hpt_megatron.config.load import load
+    >>> shapes(load(["model=qwen2.5-vl-7b"]).run.model)["model.layers.0.self_attn.k_proj.weight"]
+    (512, 3584)
 """
 
 from hpt_megatron.config.model import ModelConfig, VisionConfig

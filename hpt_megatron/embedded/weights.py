@@ -9,7 +9,7 @@ Invariants:
 
 Example:
     >>> from hpt_megatron.embedded.folder import tiny_model
-    >>> sum(values.size for values in draw(tiny_model()).values())
+    >>> sum(tensor.size for tensor in draw(tiny_model()).values())
     1111488
 """
 

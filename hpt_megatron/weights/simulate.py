@@ -34,7 +34,7 @@ def empty(layout: Layout, dtype: Any = np.float32) -> Held:
     for parameter in layout.parameters:
         for share in parameter.shares:
             for rank in share.ranks:
-                held[rank][parameter.name] = np.zeros(_shape(parameter, share), dtype)
+                held[rank][parameter.name] = np.zeros(shape_here(parameter, share), dtype)
     return held
 
 
@@ -83,7 +83,8 @@ def execute(plan: Plan, source: Held, target: Held | None = None) -> Held:
     return target
 
 
-def _shape(parameter: Parameter, share: Share) -> tuple[int, ...]:
+def shape_here(parameter: Parameter, share: Share) -> tuple[int, ...]:
+    """The shape of a parameter on the ranks of a share."""
     return tuple(share.length if axis == parameter.axis else size for axis, size in enumerate(parameter.shape))
 
 
