@@ -4,7 +4,8 @@ A receiver that reloads layer by layer keeps what it has of a module until the m
 where a module ends, and its buffer may be used again once its modules have been loaded.
 
     bytes      of a bucket: what the rank that receives most of it receives
-    lane       the pipeline rank that sends it; a bucket has one, so that lanes can send at the same time
+    lane       the pipeline rank that sends it; a bucket has one, so that lanes can send at the same time. A tied matrix
+               is in the first one's, though its copy on the last sends it to where that is nearer
     oversize   a module larger than a bucket: it travels in a bucket of its own, beside no other
 
 Invariants
