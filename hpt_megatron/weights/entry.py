@@ -1,18 +1,4 @@
-"""One line of the weight table: a parameter of the trainer, the checkpoint's tensors it is made of, and its cut.
-
-    trainer      decoder.layers.{layer}.self_attention.linear_qkv.weight
-    checkpoint   model.layers.{layer}.self_attn.q_proj.weight, ...k_proj.weight, ...v_proj.weight
-    kind         qkv
-
-A kind says how the checkpoint's tensors are fused and how tensor parallelism cuts the result:
-
-    replicated   one tensor, whole on every rank
-    rows         one tensor, cut along its first axis
-    columns      one tensor, cut along its second axis
-    vocabulary   rows, padded with zeros to a multiple that every rank holds evenly
-    gated        gate and up; each rank holds its rows of the one over its rows of the other
-    qkv          query, key, value; interleaved per KV group (its queries, its key, its value), then cut along the rows.
-                 With more ranks than groups a rank holds part of a group: the cut is even whatever it goes through
+"""Tensors of a checkpoint fused and cut into a rank's part of a parameter, and joined again, by kind (`kinds.py`).
 
 Invariants
     1. `join(shards) == tensors` for the shards of all ranks, for any number of ranks that divides.
@@ -27,37 +13,17 @@ Example:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.weights.kinds import PLAIN, Entry, Fusion, Kind
 
-Kind = Literal["replicated", "rows", "columns", "vocabulary", "gated", "qkv"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line; `{layer}` stands for the number of a layer in all its names alike."""
-
-    trainer: str
-    checkpoint: tuple[str, ...]
-    kind: Kind
+__all__ = ["Entry", "Fusion", "Kind", "cut", "join"]
 
 
-@dataclass(frozen=True)
-class Fusion:
-    """The sizes that a kind needs: KV groups and channels of a head for `qkv`, rows for `vocabulary`."""
-
-    groups: int = 1
-    head_dim: int = 1
-    vocabulary: int = 0
-    padded_vocabulary: int = 0
-
-
-def cut(kind: Kind, tensors: Sequence[Tensor], rank: int, ranks: int, fusion: Fusion = Fusion()) -> Tensor:
+def cut(kind: Kind, tensors: Sequence[Tensor], rank: int, ranks: int, fusion: Fusion = PLAIN) -> Tensor:
     """This rank's part of a parameter, from the checkpoint's tensors."""
     if kind == "replicated":
         return tensors[0]
@@ -75,7 +41,7 @@ def cut(kind: Kind, tensors: Sequence[Tensor], rank: int, ranks: int, fusion: Fu
     return whole.chunk(ranks)[rank]
 
 
-def join(kind: Kind, shards: Sequence[Tensor], fusion: Fusion = Fusion()) -> list[Tensor]:
+def join(kind: Kind, shards: Sequence[Tensor], fusion: Fusion = PLAIN) -> list[Tensor]:
     """The checkpoint's tensors, from the parts of all ranks in their order."""
     if kind == "replicated":
         return [shards[0]]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import HptError
-from hpt_megatron.weights.entry import Entry, Fusion, Kind
+from hpt_megatron.weights.kinds import Entry, Fusion, Kind
 
 EMBEDDING, OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 EMBED_TOKENS, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
