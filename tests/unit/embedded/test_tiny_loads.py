@@ -6,9 +6,10 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from hpt_megatron.config.shapes import shapes
 from hpt_megatron.embedded.folder import tiny_model, write_tiny
 from hpt_megatron.embedded.vocabulary import SPECIAL, token_ids
-from hpt_megatron.embedded.weights import draw, shapes
+from hpt_megatron.embedded.weights import draw
 
 TINY = tiny_model()
 

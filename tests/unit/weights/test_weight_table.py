@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpt_megatron.config.load import load
+from hpt_megatron.config.shapes import shapes
 from hpt_megatron.embedded.random_folder import newer
-from hpt_megatron.embedded.weights import shapes
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights import table as module
 from hpt_megatron.weights.table import LANGUAGE, Table, canonical, lookup
