@@ -63,7 +63,7 @@ def read_header(path: Path) -> tuple[dict[str, Info], dict[str, tuple[int, int]]
         places = {name: _place(header[name], 8 + length) for name in infos}
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=str(path), mend=mend) from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError("its header is damaged", where=str(path), mend=mend) from error
     at = 8 + length
     for name, (start, end) in sorted(places.items(), key=lambda item: item[1]):

@@ -6,7 +6,8 @@ in the folder given as `like`) beside them. The optimizer's state is not read, a
 Invariants
     1. The layout of every file is known before its first number is written, so tensors are streamed into place.
     2. Padding of the vocabulary is left out; whether the head is a tensor of its own is what `config.json` says.
-    3. Import and then export gives the tensors that were imported, bit for bit.
+    3. Import and then export gives the tensors that were imported, bit for bit; the import's manifest is held against
+       what is written, and a difference keeps the folder from its name.
 """
 
 import json
@@ -25,7 +26,7 @@ from hpt_megatron.weights.execute.target import Target, manifest_of
 from hpt_megatron.weights.hf_folder import INDEX, SINGLE
 from hpt_megatron.weights.progress import Progress
 from hpt_megatron.weights.safetensors_file import Info, lay_out
-from hpt_megatron.weights.survey import refuse
+from hpt_megatron.weights.survey import grouped, refuse
 
 SHARD = 5 * 10**9
 SLICE = 2**26
@@ -42,6 +43,7 @@ def export_checkpoint(
         raise UserError("has no configuration, tokenizer and processor in it", where=str(folder.path), mend=mend)
     refuse(folder.path, folder.problems)
     assert folder.config is not None
+    folder.dtype = DTYPES[CODES[dtype]] if dtype else None
     infos = {name: Info(CODES[dtype] if dtype else info.dtype, info.shape) for name, info in folder.infos.items()}
     files = shards(infos)
     total = sum(info.nbytes for info in infos.values())
@@ -62,8 +64,16 @@ def export_checkpoint(
         if len(kinds) == 1:
             with_dtype(target.beside / CONFIG, kinds.pop())
         manifest = manifest_of(target, {"format": "safetensors"}, infos)
+        if dtype is None:
+            refuse(folder.path, changed(folder.promised, manifest["tensors"]), "import it again")
         target.finish(manifest)
     return manifest
+
+
+def changed(promised: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tensors that are no longer what was imported."""
+    found = [name for name, one in tensors.items() if promised.get(name, one["sha256"]) != one["sha256"]]
+    return grouped(f"{name} has changed since it was imported" for name in found)
 
 
 def shards(infos: Mapping[str, Info], largest: int = SHARD) -> dict[str, list[str]]:
@@ -97,8 +107,6 @@ def write_shard(
         file.write(header)
         for each, (start, end) in places.items():
             tensor = folder.tensor(each)
-            if tensor.dtype != DTYPES[infos[each].dtype]:
-                tensor = tensor.to(DTYPES[infos[each].dtype])
             kept = target.kept(each)
             fresh = kept is None or kept.file != name or not holds(file, len(header) + start, tensor)
             if fresh:
@@ -109,6 +117,7 @@ def write_shard(
                 file.flush()
                 sums.add((each, name, len(header) + start, len(header) + end), {each: tensor})
             progress.add(end - start, kept=not fresh)
+            del tensor  # before the next one is put together
         file.truncate(len(header) + max((end for _, end in places.values()), default=0))
 
 

@@ -62,6 +62,7 @@ def import_folder(source: str | Path, out: str | Path, resume: bool = False) -> 
                 if fresh:
                     sums.add(place, tensors)
                 progress.add(whole.nbytes, kept=not fresh)
+                del whole  # before the next one is fused
         carry(hub.path, target.beside / CARRIED)
         writer.finish({"head": "tokens", "vocabulary": hub.model.vocab_size, "frozen": []})
         manifest = manifest_of(target, {"format": "torch_dist"}, infos)

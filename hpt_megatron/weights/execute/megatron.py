@@ -32,8 +32,10 @@ from hpt_megatron.config.shapes import shapes
 from hpt_megatron.errors import UserError
 from hpt_megatron.weights.carried import CARRIED
 from hpt_megatron.weights.entry import Entry, join
+from hpt_megatron.weights.execute.checksums import checksum
 from hpt_megatron.weights.execute.description import MetadataReader
-from hpt_megatron.weights.execute.mapped import CODES, Mapped, same_bytes, stored_tensor
+from hpt_megatron.weights.execute.mapped import CODES, Mapped, stored_tensor
+from hpt_megatron.weights.execute.target import MANIFEST
 from hpt_megatron.weights.safetensors_file import Info
 from hpt_megatron.weights.survey import CONVERTED, briefly, grouped
 from hpt_megatron.weights.table import EMBEDDING, OUTPUT, VISUAL, Table
@@ -73,11 +75,11 @@ class MegatronFolder:
         self.path, self.files = Path(path), Mapped()
         self.problems: list[str] = []
         self.model: ModelConfig | None = None
+        self.dtype: torch.dtype | None = None  # what parameters become as they are read; None: what they are
         self._last: tuple[str, list[Tensor]] = ("", [])
         carried = self.path / CARRIED
         self.config: Path | None = Path(like) if like is not None else carried if carried.is_dir() else None
         self._describe()
-        self._pieces_at_odds()
         if self.config is not None:
             try:
                 self.model = model_of(self.config)
@@ -91,19 +93,19 @@ class MegatronFolder:
             mend = f"name a folder that holds `{COMPLETE}` and `{DESCRIPTION}`"
             raise UserError("not a complete checkpoint", where=str(self.path), mend=mend)
         try:
-            self.description = MetadataReader(self.path).read_metadata()
-            common = torch.load(self.path / "common.pt", weights_only=True)
-            self.content: dict[str, Any] = common.get("content_metadata") or {}
-            self.extra: str = str(common.get("extra", ""))
-            json.loads((self.path / COMPLETE).read_text(encoding="utf-8"))
+            self._read_description()
         except UserError as error:
             raise UserError(error.what, where=str(self.path / DESCRIPTION), mend=error.mend) from error
-        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(f"its description is damaged: {type(error).__name__}", where=str(self.path)) from error
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                "its description is damaged, or holds more than plain values", where=str(self.path)
-            ) from error
+        except Exception as error:  # a damaged pickle can end in any of them, memory that is not there among them
+            what = "its description is damaged, or holds more than plain values"
+            raise UserError(what, where=str(self.path), mend="copy it again") from error
+
+    def _read_description(self) -> None:
+        self.description = MetadataReader(self.path).read_metadata()
+        common = torch.load(self.path / "common.pt", weights_only=True)
+        self.content: dict[str, Any] = dict(common.get("content_metadata") or {})
+        json.loads((self.path / COMPLETE).read_text(encoding="utf-8"))
+        self._pieces_at_odds()
 
     @cached_property
     def parameters(self) -> dict[str, Info]:
@@ -150,6 +152,17 @@ class MegatronFolder:
                         raise UserError(f"names a file outside the folder: {at.relative_path!r}", where=str(self.path))
                     used.add(at.relative_path)
         return used
+
+    @cached_property
+    def promised(self) -> dict[str, str]:
+        """The checksum of each of the hub's tensors, as the manifest of an import has it."""
+        try:
+            tensors = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["tensors"]
+            return {name: str(one["sha256"]) for name, one in tensors.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError("is no manifest", where=str(self.path / MANIFEST), mend="copy it again") from error
 
     def _at(self, name: str, chunk: Any) -> Any:
         return self.description.storage_data.get(MetadataIndex(name, chunk.offsets))
@@ -209,7 +222,7 @@ class MegatronFolder:
 
     def _same_heads(self, model: ModelConfig) -> bool:
         rows = slice(0, model.vocab_size)
-        return same_bytes(self.parameter(EMBEDDING)[rows], self.parameter(OUTPUT)[rows])
+        return checksum(self.parameter(EMBEDDING)[rows]) == checksum(self.parameter(OUTPUT)[rows])  # one at a time
 
     @cached_property
     def infos(self) -> dict[str, Info]:
@@ -244,11 +257,11 @@ class MegatronFolder:
 
     def parameter(self, name: str) -> Tensor:
         """A whole parameter by its name in the files."""
-        info = self.parameters[name]
+        info, dtype = self.parameters[name], self.dtype or self._stored[name].properties.dtype
         chunks = self._stored[name].chunks
         if len(chunks) == 1:
-            return self._piece(name, chunks[0], info.dtype)
-        whole = torch.empty(info.shape, dtype=self._stored[name].properties.dtype)
+            return self._piece(name, chunks[0], info.dtype).to(dtype)
+        whole = torch.empty(info.shape, dtype=dtype)
         for chunk in chunks:
             place = tuple(slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
             whole[place].copy_(self._piece(name, chunk, info.dtype))

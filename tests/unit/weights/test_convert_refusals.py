@@ -6,6 +6,7 @@ for it), and checkpoints that ranks wrote, which tests/dist has.
 
 import json
 import pickle
+import random
 import resource
 import shutil
 
@@ -170,6 +171,34 @@ KINDS = {
 def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, kind):
     spoil(checkpoint, kind)
     assert KINDS[kind] in refused(tmp_path, export_checkpoint, checkpoint)
+
+
+def test_numbers_that_changed_on_the_disk_are_named(checkpoint, tmp_path):
+    """The manifest knows what was imported; the folder does not get its name."""
+    part = checkpoint / "__0_0.distcp"
+    content = bytearray(part.read_bytes())
+    content[5000] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{EMBED} has changed since it was imported"):
+        export_checkpoint(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "hf/config.json"])
+def test_a_flipped_byte_is_harmless_or_refused_in_one_line(checkpoint, tmp_path, name):
+    """Fixed draws; never a traceback, and never other numbers."""
+    draw, good = random.Random(name), (checkpoint / name).read_bytes()
+    lines = []
+    for number in range(25):
+        spoilt = bytearray(good)
+        spoilt[draw.randrange(len(spoilt))] = draw.randrange(256)
+        (checkpoint / name).write_bytes(spoilt)
+        try:
+            export_checkpoint(checkpoint, tmp_path / f"out-{number}")
+        except UserError as error:
+            lines.append(str(error))
+    assert all(len(line.splitlines()) == 1 for line in lines)
+    assert lines
 
 
 def test_another_models_checkpoint_is_refused_with_its_names(checkpoint, hub, tmp_path):
