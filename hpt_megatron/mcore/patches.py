@@ -18,9 +18,10 @@ import torch
 
 from hpt_megatron.device import cuda
 from hpt_megatron.mcore import capability
-from hpt_megatron.mcore.saved.reader import LoadPlanner, MetadataReader
+from hpt_megatron.mcore.saved.reader import LoadPlanner
 from hpt_megatron.mcore.saved.writer import InProcessWriter
 from hpt_megatron.mcore.step.adam import Adam
+from hpt_megatron.weights.execute.description import MetadataReader
 
 RANDOM = "megatron.core.tensor_parallel.random"
 OPTIMIZER = "megatron.core.optimizer"

@@ -52,6 +52,7 @@ from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.weights.carried import CARRIED, carry
 from hpt_megatron.weights.hf_folder import HfFolder
 from hpt_megatron.weights.table import Table
 
@@ -311,9 +312,11 @@ class MegatronWorker:
         told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
         with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
             checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
+        if self.run.model.path is not None and dist.get_rank() == 0:  # so that an export needs nothing else
+            carry(Path(self.run.model.path), Path(folder) / CARRIED)
 
     def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
-        """Reads a checkpoint; answers what was saved beside it. From `weights_alone` a new run begins."""
+        """Reads a checkpoint; answers what was saved beside it. From `weights_alone`, imported ones, a run begins."""
         self._at_home()
         optimizer = None if weights_alone else self.optimizer
         with at_hand(self.optimizer, self.run.trainer.optimizer_offload):

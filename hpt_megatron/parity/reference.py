@@ -49,11 +49,7 @@ def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, comp
     # transformers gives the padding token's embedding no gradient; where it is a token like any other, it has one.
     network.get_input_embeddings().padding_idx = None
     rows = batch.rows
-    logits = []
-    for number, ids in enumerate(torch.split(rows.tokens["ids"], rows.lengths.tolist())):
-        said = network(input_ids=ids[None], use_cache=False, **_pictures(network, model, batch, number, ids)).logits[0]
-        logits.append(torch.cat((torch.zeros_like(said[:1]), said[:-1])))  # what token t was drawn from stands at t
-    predicted = torch.cat(logits)
+    predicted = _predicted(network, model, batch)
     spread = predicted.log_softmax(-1)
     logp = spread.gather(1, rows.tokens["ids"][:, None])[:, 0]
     entropy = -(spread.exp() * spread).sum(-1)
@@ -76,6 +72,20 @@ def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, comp
         {name: loss.item() for name, loss in losses.items()},
         gradients,
     )
+
+
+@torch.no_grad()
+def reference_logits(folder: str | Path, model: ModelConfig, batch: Batch) -> Tensor:
+    """Forward alone: [T, vocabulary]."""
+    return _predicted(load_reference(folder), model, batch)
+
+
+def _predicted(network: Any, model: ModelConfig, batch: Batch) -> Tensor:
+    logits = []
+    for number, ids in enumerate(torch.split(batch.rows.tokens["ids"], batch.rows.lengths.tolist())):
+        said = network(input_ids=ids[None], use_cache=False, **_pictures(network, model, batch, number, ids)).logits[0]
+        logits.append(torch.cat((torch.zeros_like(said[:1]), said[:-1])))  # what token t was drawn from stands at t
+    return torch.cat(logits)
 
 
 def _pictures(network: Any, model: ModelConfig, batch: Batch, row: int, ids: Tensor) -> dict[str, Tensor]:

@@ -46,14 +46,19 @@ def join(kind: Kind, shards: Sequence[Tensor], fusion: Fusion = PLAIN) -> list[T
     if kind == "replicated":
         return [shards[0]]
     if kind == "columns":
-        return [torch.cat(list(shards), 1)]
+        return [_together(shards, 1)]
     if kind == "gated":
         halves = [shard.chunk(2) for shard in shards]
-        return [torch.cat([half[part] for half in halves]) for part in (0, 1)]
-    whole = torch.cat(list(shards))
+        return [_together([half[part] for half in halves]) for part in (0, 1)]
+    whole = _together(shards)
     if kind == "vocabulary":
         return [whole[: fusion.vocabulary]]
     return _separate(whole, fusion) if kind == "qkv" else [whole]
+
+
+def _together(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Parts along an axis; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
 
 
 def _interleave(tensors: Sequence[Tensor], fusion: Fusion) -> Tensor:

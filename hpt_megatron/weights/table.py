@@ -30,6 +30,7 @@ EMBED_TOKENS, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYER, BLOCK = "decoder.layers.{layer}.", "model.layers.{layer}."
 VISUAL = "visual."
 HEAD = "head."
+COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; it follows from the configuration
 
 ATTENTION = tuple(f"{BLOCK}self_attn.{name}_proj." for name in "qkv")
 LANGUAGE: tuple[Entry, ...] = (
@@ -107,7 +108,7 @@ class Table:
         given, wanted = set(names), {name for entry in self.entries() for name in entry.checkpoint}
         tied = {LM_HEAD} if self.model.tie_word_embeddings else set()  # some checkpoints carry the copy as well
         known = wanted | tied | {name for name in given if name.startswith(VISUAL) and self.model.vision is not None}
-        strangers = sorted(name for name in given - known if not name.endswith("rotary_emb.inv_freq"))
+        strangers = sorted(name for name in given - known if not name.endswith(COMPUTED))
         return [f"lacks {name}" for name in sorted(wanted - given)] + [
             f"has {name}, unknown here" for name in strangers
         ]

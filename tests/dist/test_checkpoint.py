@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import WriteItemType
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.saved import checkpoint
-from hpt_megatron.mcore.saved.reader import MetadataUnpickler
+from hpt_megatron.weights.execute.description import MetadataUnpickler
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
 
 pytestmark = pytest.mark.slow

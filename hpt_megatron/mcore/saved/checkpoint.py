@@ -6,6 +6,8 @@ A thin layer over megatron-core's `dist_checkpointing` (format `torch_dist`). Tw
                         same tensor- and pipeline-parallel sizes and the same bucket size.
     fully_reshardable   gathers over the data-parallel group first. Loads under any layout; meant for the end of a run.
 
+What `hpt convert import` writes has neither an optimizer nor random states: it loads under any layout, without one.
+
 Invariants:
     1. Under the same layout the next steps are the same bit for bit, in fresh processes too. Random states are stored
        per rank, and come back only under the layout that wrote them: elsewhere the caller's seed stands.
@@ -37,9 +39,11 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.saved.about import UNNAMED, About, compare
 from hpt_megatron.mcore.saved.bucket_padding import joined_buckets
+from hpt_megatron.weights.carried import WEIGHTS_ALONE
+from hpt_megatron.weights.table import HEAD
 
 SHARDINGS = ("dp_reshardable", "fully_reshardable")
 logger = logging.getLogger(__name__)
@@ -84,8 +88,12 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None, about: Ab
         raise UserError("its `common.pt` holds more than plain values", where=str(folder)) from error
     if not content or "about" not in content:
         raise UserError("this checkpoint was not written by us", where=str(folder))
-    compare(content["about"], about, optimizer is not None, folder)
     sharding, saved, here = content["sharding"], content["layout"], layout()
+    imported = sharding == WEIGHTS_ALONE
+    if imported and optimizer is not None:
+        what, mend = "it holds weights alone, and no run goes on from it", "restore it with weights_alone=True"
+        raise UserError(what, where=str(folder), mend=mend)
+    compare(content["about"] | ({"head": about.head} if imported else {}), about, optimizer is not None, folder)
     fixed = ("tp", "pp", "vpp")
     if optimizer is not None and sharding == "dp_reshardable" and any(saved[key] != here[key] for key in fixed):
         raise UserError(
@@ -93,15 +101,18 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None, about: Ab
             where=str(folder),
             mend="load it under the same tp, pp and vpp, or save it with sharding=fully_reshardable",
         )
-    state = _sharded_state(models, optimizer, sharding, loading=True)
+    state = _sharded_state(models, optimizer, SHARDINGS[0] if imported else sharding, loading=True)
+    if imported:
+        state = {key: {name: each for name, each in part.items() if stored(name)} for key, part in state.items()}
     same_layout = saved == here
     if same_layout:
         state["rng"] = {name: _row(name, value) for name, value in _random_states().items()}
-    else:
+    elif not imported:
         logger.warning("checkpoint %s was written under %s: random states stay as they are", folder, saved)
     loaded = _read(state, folder)
     for key, model in _named(models).items():
-        model.load_state_dict(loaded[key])
+        missing = model.load_state_dict(loaded[key], strict=not imported).missing_keys
+        _refuse_missing([name for name in missing if stored(name)], folder)
     if optimizer is not None:
         with torch.no_grad():  # in fp32 it writes into views of the model's parameters
             optimizer.load_state_dict(loaded["optimizer"])
@@ -109,6 +120,16 @@ def load(folder: str | Path, models: list[Any], optimizer: Any = None, about: Ab
         _set_random_states(loaded["rng"])
     extra: dict[str, Any] = json.loads(loaded["extra"])
     return extra
+
+
+def _refuse_missing(names: list[str], folder: str | Path) -> None:
+    if names:
+        raise HptError(f"parameters were not filled: {names[:5]}", where=str(folder))
+
+
+def stored(name: str) -> bool:
+    """Whether an imported checkpoint has it: a scalar head keeps its start, and scales of fp8 are not the hub's."""
+    return not name.startswith(HEAD) and "_extra_state" not in name
 
 
 def _read(state: dict[str, Any], folder: str | Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Reads and writes whole checkpoints, one tensor at a time: the conversion between the two formats."""
