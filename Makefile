@@ -10,7 +10,7 @@ help: ## this list
 setup: ## the virtual environment, or nothing when it is ready
 	./launch/environment.sh
 
-fast: $(PYTHON) ## the tests that need no torch; under 10 s
+fast: $(PYTHON) ## the tests that need no torch; about 10 s
 	$(PYTHON) -m pytest -q -m fast
 
 check: ## linters, types, and every test that starts no process or engine; under 3 minutes

@@ -45,6 +45,7 @@ def installed_engine() -> str:
     return "cpu"
 
 
+@pytest.mark.slow
 def test_pip_check_finds_no_conflict_in_the_running_environment() -> None:
     """pip looks at what is installed, not at our extras; the next test does."""
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)

@@ -210,6 +210,7 @@ def test_every_algorithm_file_builds_all_of_its_parts(choice):
     assert build.build_prefix(chosen, 1).n_prefix == chosen.n_prefix
 
 
+@pytest.mark.slow
 def test_demonstrations_count_in_the_groups_statistics_in_three_presets_alone():
     """Also no experiment turns it on, and a preset of ours that is added later has to be named here."""
     counting = [name for name in groups()["algorithm"] if algorithm(f"algorithm={name}").adv_include_demo]

@@ -344,6 +344,7 @@ def test_the_page_has_every_oddity_once_with_a_test_or_what_it_waits_for():
         assert ("::test_" in test and ":" in symbol) or "open: with the" in test, number
 
 
+@pytest.mark.slow
 def test_everything_the_page_names_exists_and_every_test_here_is_on_it():
     """Options too, with the values given. Not covered: whether a sentence is true of the symbol that it names."""
     text = PAGE.read_text(encoding="utf-8")

@@ -53,7 +53,6 @@ def test_the_text_says_what_the_json_says(capsys):
     assert max(map(len, text.splitlines())) < 160
 
 
-@pytest.mark.fast
 def test_an_override_changes_the_engines(capsys):
     wide = planned(capsys, "experiment=hpt-7b", "rollout.tensor_parallel_size=4")
     assert wide["rollout"] == {"engines": 2, "tp": 4}
@@ -61,7 +60,6 @@ def test_an_override_changes_the_engines(capsys):
     assert {(source, target) for source, target, _ in wide["links"]} == {(rank, rank) for rank in range(8)}
 
 
-@pytest.mark.fast
 def test_nothing_given_is_the_tiny_run(capsys):
     told = planned(capsys)
     assert (told["devices"], told["dtype"]) == ({"all": 2, "per_node": 2}, "fp32")
@@ -69,7 +67,6 @@ def test_nothing_given_is_the_tiny_run(capsys):
     assert "2 engines of tp 1, fp32" in capsys.readouterr().out
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -84,7 +81,6 @@ def test_bad_input_is_the_user_s_mistake(words, told):
         run(words)
 
 
-@pytest.mark.fast
 def test_memory_is_measured_and_sizes_are_in_words():
     assert memory_rate() > 0.1
     assert [size_of(size) for size in (0, 1 << 19, 5 << 30)] == ["0", "0.50 MiB", "5.00 GiB"]

@@ -68,6 +68,7 @@ def test_every_algorithm_names_the_four_parts_of_what_it_trains_with(choice):
         assert all((parts.mask, parts.reference, parts.advantage, parts.likelihood, parts.weight))
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_is_computed():
     done = hpt("luffy")
     assert (done.returncode, done.stderr) == (0, "")
@@ -92,6 +93,7 @@ def test_a_reference_and_a_critic_are_loaded_only_where_something_asks_for_them(
     assert explain(load_run(list(overrides)).algorithm, 8).models == models
 
 
+@pytest.mark.slow
 def test_an_experiment_an_override_and_json_work_together():
     done = hpt("hpt-7b", "--json", "trainer.switch_gate=1")
     report = json.loads(done.stdout)

@@ -83,6 +83,7 @@ def test_an_empty_environment_without_rich_is_told_so_in_one_line(bare):
     assert done.stderr == "hpt: the table needs rich; `pip install -e .`, or ask with --json\n"
 
 
+@pytest.mark.slow
 def test_engines_that_crash_hang_raise_or_leave_are_rows_and_the_doctor_goes_on(bare, broken):
     done = doctor("--json", "--limit", "2", python=bare, **broken)
     found = rows(done)

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from hpt_megatron.host.trial import Outcome, Trial, try_all
 
 
@@ -48,6 +50,7 @@ def test_a_crash_is_told_by_its_signal():
     assert try_one(python("crashes", code)).problem == "ended by SIGABRT: about to die"
 
 
+@pytest.mark.slow
 def test_a_hang_ends_at_its_limit_and_leaves_no_grandchild(tmp_path):
     note = tmp_path / "grandchild"
     code = (

@@ -20,8 +20,6 @@ from hpt_megatron.layout import packs, sizes
 from hpt_megatron.layout.cost import language_cost, merged_tokens, patches, vision_cost
 from hpt_megatron.layout.packs import ImageSize, PackLimits, PackPlan, RowSize, plan_packs
 
-pytestmark = pytest.mark.fast
-
 SEVEN = load(["model=qwen2.5-vl-7b"]).run.model
 assert SEVEN.vision is not None
 

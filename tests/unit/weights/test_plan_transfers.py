@@ -63,6 +63,7 @@ def check(plan, model):
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("heads", HEADS, ids=lambda each: f"{each[0]}-{each[1]}")
 def test_every_layout_leads_to_every_engine(heads, tied):
@@ -79,6 +80,7 @@ def test_every_layout_leads_to_every_engine(heads, tied):
             assert all(np.array_equal(parameters[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("heads", HEADS, ids=lambda each: f"{each[0]}-{each[1]}")
 def test_a_plan_there_and_one_back_are_the_identity(heads, tied):
