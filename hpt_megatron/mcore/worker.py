@@ -32,7 +32,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said, first_few
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
-from hpt_megatron.mcore.model.freeze import freeze, frozen
+from hpt_megatron.mcore.model.freeze import freeze, frozen, trainable
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
 from hpt_megatron.mcore.model.scalar_head import at_last_token
@@ -101,11 +101,11 @@ class MegatronWorker:
             entries = self.table.entries(self._tower_names())
             self.frozen = frozen(trainer.freeze, entries, model.tie_word_embeddings)
             freeze(parameters_of(self.models), self.frozen)
-            if all(entry.trainer in self.frozen for entry in entries) and self.head == "tokens":
+            left, all_tensors = len(trainable(entries, self.frozen)), len(trainable(entries, set()))
+            if not left and self.head == "tokens":
                 raise UserError("leaves nothing to train", where="trainer.freeze", mend="freeze less")
             if dist.get_rank() == 0:
-                left = sum(1 for entry in entries if entry.trainer not in self.frozen)
-                logger.warning("frozen: %d of %d parameters, by %s", len(entries) - left, len(entries), trainer.freeze)
+                logger.warning("frozen: %d of %d tensors, by %s", all_tensors - left, all_tensors, trainer.freeze)
         self.models = wrap(self.models, self.config, trainer)
         self.optimizer = build_optimizer(self.models, self.config, trainer)
         if trainer.optimizer_offload:

@@ -23,7 +23,7 @@ import torch
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.weights.entry import Entry
-from hpt_megatron.weights.table import EMBED_TOKENS, EMBEDDING, LM_HEAD, OUTPUT, VISUAL, Table, canonical
+from hpt_megatron.weights.table import EMBED_TOKENS, EMBEDDING, LM_HEAD, OUTPUT, VISUAL, canonical
 
 WHERE = "trainer.freeze"
 
@@ -68,6 +68,6 @@ def freeze(named: Iterable[tuple[str, torch.nn.Parameter]], names: set[str]) -> 
         param.requires_grad_(name not in names)
 
 
-def trainable(table: Table, entries: Iterable[Entry], names: set[str]) -> list[str]:
+def trainable(entries: Iterable[Entry], names: set[str]) -> list[str]:
     """The checkpoint's tensors that are trained."""
     return [name for entry in entries if entry.trainer not in names for name in entry.checkpoint]

@@ -140,5 +140,5 @@ def test_gradients_are_off_for_the_named_parameters_and_on_for_all_others():
 def test_what_is_left_to_train_is_listed_by_the_checkpoint_s_names():
     table = Table.of(TIED, 1, 128)
     entries = table.entries(VISUAL)
-    left = trainable(table, entries, found("visual.*", "model.layers.*"))
+    left = trainable(entries, found("visual.*", "model.layers.*"))
     assert left == ["model.embed_tokens.weight", "model.norm.weight"]
