@@ -6,6 +6,7 @@
     worker.log_probs(parts)                per token, under the weights as they are
     worker.update(parts, components)       one optimizer step
     worker.save(folder); worker.restore(folder)
+    worker.meet(session); worker.send(ALL) give the weights to engines
     worker.offload(); worker.onload()      make room for the engine, and take it back
 
 Invariants
@@ -16,6 +17,7 @@ Invariants
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said, first_few
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
-from hpt_megatron.mcore.model.freeze import freeze, frozen, trainable
+from hpt_megatron.mcore.model.freeze import freeze
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
 from hpt_megatron.mcore.model.scalar_head import at_last_token
@@ -43,6 +45,7 @@ from hpt_megatron.mcore.packing.pack import Pack
 from hpt_megatron.mcore.packing.positions import Placeholders
 from hpt_megatron.mcore.packing.problems import loss_problems, problems_of
 from hpt_megatron.mcore.packing.sequences import Place
+from hpt_megatron.mcore.publishing import open_sender
 from hpt_megatron.mcore.saved import checkpoint
 from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
@@ -53,7 +56,10 @@ from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum
 from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.weights.carried import CARRIED, carry
+from hpt_megatron.weights.frozen import frozen, trainable
 from hpt_megatron.weights.hf_folder import HfFolder
+from hpt_megatron.weights.publish.sender import Sender
+from hpt_megatron.weights.publish.session import Session
 from hpt_megatron.weights.table import Table
 
 logger = logging.getLogger(__name__)
@@ -70,6 +76,7 @@ class MegatronWorker:
         self.frozen: set[str] = set()
         self.steps = self.skipped = 0
         self.away = False
+        self.sender: Sender | None = None
 
     def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
         """Joins the others, builds this process's stages and fills them from the checkpoint that the run names."""
@@ -292,6 +299,26 @@ class MegatronWorker:
             if param.requires_grad and not (self.table.model.tie_word_embeddings and name == "output_layer.weight"):
                 yield from whole(name, param.main_grad, self.table)
 
+    def meet(self, session: Session) -> None:
+        """Opens a session with engines, which must come to meet it."""
+        self.leave()
+        self.sender = open_sender(self, session)
+        self.sender.meet()
+
+    def send(self, which: str) -> Counter[int]:
+        """Sends what a plan of the session asks of this process; answers bytes by rank of the engines."""
+        self._at_home()
+        self._arrived()
+        if self.sender is None:
+            raise HptError("no session with an engine is open", mend="call meet() first")
+        return self.sender.send(which)
+
+    def leave(self) -> None:
+        """Ends the session with the engines, if there is one."""
+        if self.sender is not None:
+            self.sender.close()
+        self.sender = None
+
     def digest(self) -> dict[str, str]:
         """SHA-256 of every tensor of the checkpoint that this stage holds."""
         return {
@@ -347,6 +374,7 @@ class MegatronWorker:
 
     def stop(self) -> None:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""
+        self.leave()
         self.models, self.optimizer = [], None
         finalize()
 

@@ -15,7 +15,7 @@ FLOORS = [
     ["config", "protocol"],
     ["host", "device", "algorithms", "layout"],
     ["weights"],
-    ["mcore", "embedded"],
+    ["mcore", "rollout", "embedded"],
     ["parity"],
     ["cli"],
 ]

@@ -9,7 +9,8 @@ import torch
 from hpt_megatron.config.load import load
 from hpt_megatron.config.shapes import shapes
 from hpt_megatron.errors import UserError
-from hpt_megatron.mcore.model.freeze import freeze, frozen, trainable
+from hpt_megatron.mcore.model.freeze import freeze
+from hpt_megatron.weights.frozen import frozen, trainable
 from hpt_megatron.weights.table import Table
 
 TIED = load(["model=tiny"]).run.model
