@@ -5,10 +5,12 @@ Invariants
     2. Nothing here moves weights; `weights/publish/sender.py` does.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import torch.distributed as dist
 
+from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
 from hpt_megatron.mcore.agree import everything_said, first_few
 from hpt_megatron.mcore.model.named import parameters_of
@@ -17,16 +19,13 @@ from hpt_megatron.weights.plan.publish import ALL, plans_of_run
 from hpt_megatron.weights.publish.sender import Sender, misfits
 from hpt_megatron.weights.publish.session import Session
 
-if TYPE_CHECKING:
-    from hpt_megatron.mcore.worker import MegatronWorker
 
-
-def open_sender(worker: "MegatronWorker", session: Session) -> Sender:
+def open_sender(run: RunConfig, models: Sequence[Any], session: Session) -> Sender:
     """This process's sender in a session with some engines."""
-    run, rank = worker.run, dist.get_rank()
+    rank = dist.get_rank()
     plans = plans_of_run(run, session.receivers // run.rollout.tensor_parallel_size)
     mine = {which: sent_by(parcels(plan), rank) for which, plan in plans.items()}
-    parameters = dict(parameters_of(worker.models))
+    parameters = dict(parameters_of(models))
     wrong = [f"rank {rank}: {each}" for each in misfits(mine, parameters, plans[ALL].element)]
     own = fingerprint(plans[ALL])
     if own != session.fingerprint:

@@ -302,7 +302,7 @@ class MegatronWorker:
     def meet(self, session: Session) -> None:
         """Opens a session with engines, which must come to meet it."""
         self.leave()
-        self.sender = open_sender(self, session)
+        self.sender = open_sender(self.run, self.models, session)
         self.sender.meet()
 
     def send(self, which: str) -> Counter[int]:
