@@ -15,9 +15,9 @@ Example: at tp 2 the second rank's `qkv_proj` takes rows 64 to 128 of q, at 0, t
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from vllm.distributed.weight_transfer.sharded_rdt_engine import ShardedRDTWeightTransferEngine as Recording
@@ -85,9 +85,8 @@ def _box(shape: Sequence[int], offset: int, size: Sequence[int]) -> tuple[tuple[
 
 def differences(held: Sequence[tuple[str, int, Sequence[Part]]], recorded: Mapping[str, Sequence[Took]]) -> list[str]:
     """What a plan says of this rank (name, axis, parts) and its loaders do otherwise."""
-    found = [
-        f"{name} is loaded, and the plan does not know it" for name in recorded.keys() - {each[0] for each in held}
-    ]
+    known = {name for name, _, _ in held}
+    found = [f"{name} is loaded, and the plan does not know it" for name in sorted(recorded.keys() - known)]
     for name, axis, parts in held:
         does = merged([_part(took, axis) for took in recorded.get(name, ())])
         if does != merged(parts):
@@ -100,7 +99,7 @@ def _part(took: Took, axis: int) -> Part:
     return (took.tensor, start, stop, took.target[axis][0])
 
 
-def merged(parts: Sequence[Sequence[int | str]]) -> list[Part]:
+def merged(parts: Iterable[Any]) -> list[Part]:
     """Parts in the order of their places, those that go on from one another as one.
 
     Example:
@@ -108,7 +107,7 @@ def merged(parts: Sequence[Sequence[int | str]]) -> list[Part]:
         [('qkv', 0, 8, 0), ('other', 0, 2, 8)]
     """
     found: list[Part] = []
-    for tensor, start, stop, at in sorted((tuple(part) for part in parts), key=lambda part: part[3]):  # type: ignore[misc]
+    for tensor, start, stop, at in sorted(map(tuple, parts), key=lambda part: part[3]):
         if found and found[-1][0] == tensor and found[-1][2] == start and found[-1][3] + start - found[-1][1] == at:
             found[-1] = (tensor, found[-1][1], stop, found[-1][3])
         else:

@@ -108,12 +108,10 @@ class VllmEngine:
         request: dict[str, Any] = {"prompt_token_ids": list(prompt.ids)}
         if prompt.images:
             request["multi_modal_data"] = {"image": list(prompt.images)}
-        last = None
-        async for last in self._engine.generate(request, asked, str(next(self._numbers))):
-            pass
-        if last is None:
-            raise HptError("answered nothing", where="engine")
-        return [_sampled(output) for output in sorted(last.outputs, key=lambda output: output.index)]
+        outputs: list[Any] = []
+        async for said in self._engine.generate(request, asked, str(next(self._numbers))):
+            outputs = said.outputs
+        return [_sampled(output) for output in sorted(outputs, key=lambda output: output.index)]
 
     @property
     def version(self) -> str:

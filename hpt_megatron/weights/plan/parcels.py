@@ -24,7 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpt_megatron.config.shapes import Shape
 from hpt_megatron.weights.plan.bucket import Bucket, Plan
@@ -133,8 +133,8 @@ def _packed(plan: Plan, number: int, bucket: Bucket) -> Iterator[Parcel]:
         wanted[source].setdefault(piece.sent, (piece, set()))[1].add(target)
     for sender in sorted(wanted):
         together: defaultdict[tuple[int, ...], list[Piece]] = defaultdict(list)
-        for piece, receivers in wanted[sender].values():
-            together[tuple(sorted(receivers))].append(piece)
+        for piece, targets in wanted[sender].values():
+            together[tuple(sorted(targets))].append(piece)
         at, runs, rows = 0, [], []
         for receivers, pieces in sorted(together.items(), key=lambda one: one[0]):
             start = at
@@ -157,12 +157,12 @@ def fingerprint(plan: Plan) -> str:
     return told.hexdigest()[:16]
 
 
-def plain(crates: list[Crate]) -> list[dict[str, object]]:
+def plain(crates: list[Crate]) -> list[dict[str, Any]]:
     """Crates as lists and dictionaries, for the message that brings them to an engine."""
     return [asdict(crate) for crate in crates]
 
 
-def from_plain(told: list[dict[str, object]]) -> list[Crate]:
+def from_plain(told: list[dict[str, Any]]) -> list[Crate]:
     """Crates again."""
     found = []
     for crate in told:
@@ -172,7 +172,7 @@ def from_plain(told: list[dict[str, object]]) -> list[Crate]:
                 tuple((at, size) for at, size in each["runs"]),
                 tuple(Landing(**{**landing, "shape": tuple(landing["shape"])}) for landing in each["landings"]),
             )
-            for each in crate["taken"]  # type: ignore[attr-defined]
+            for each in crate["taken"]
         )
-        found.append(Crate(int(crate["bucket"]), tuple(crate["modules"]), taken))  # type: ignore[call-overload]
+        found.append(Crate(int(crate["bucket"]), tuple(crate["modules"]), taken))
     return found

@@ -12,6 +12,7 @@ Invariants
 Example: `place="127.0.0.1:23456"`, two senders, one receiver: three processes, of which the receiver is the third.
 """
 
+import contextlib
 import os
 import socket
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed
 from torch import Tensor
 
 from hpt_megatron.errors import HptError
@@ -28,6 +29,7 @@ from hpt_megatron.weights.plan.parcels import Parcel, Taken
 from hpt_megatron.weights.publish.session import Session
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
+dist: Any = torch.distributed  # its classes for groups without names come without types
 
 
 class SentOutbox:
@@ -129,11 +131,17 @@ def _join(session: Session, rank: int) -> Any:
             options |= {"is_master": True, "master_listen_fd": listener.detach()}
         store = dist.PrefixStore(session.fingerprint, dist.TCPStore(host, int(port), size, **options))
         if session.device == "cuda":
-            return dist.ProcessGroupNCCL(store, rank, size, timeout)
+            return _nccl(store, rank, size, timeout)
         return _gloo(store, rank, size, timeout, host)
     except (OSError, RuntimeError) as error:
         what = f"rank {rank} of {size} cannot join: {str(error).splitlines()[0]}"
         raise HptError(what, where=session.place, mend="both sides must plan from the same configuration") from None
+
+
+def _nccl(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
 def _gloo(store: Any, rank: int, size: int, timeout: timedelta, host: str) -> Any:
@@ -160,7 +168,5 @@ def _wait(work: Any, who: str) -> None:
 def _leave(side: Any) -> None:
     group = side.__dict__.pop("group", None)
     if group is not None and hasattr(group, "abort"):
-        try:
+        with contextlib.suppress(RuntimeError):  # gloo has nothing to abort: its connections end with it
             group.abort()
-        except RuntimeError:
-            pass  # gloo has nothing to abort: its connections end with it

@@ -243,7 +243,8 @@ def _open(path: Path, told: dict[str, Any], device: str) -> Tensor:
 def _create_on_device(size: int) -> tuple[Tensor, dict[str, Any]]:
     """GPU memory and its CUDA IPC handle, as text."""
     memory = torch.empty(max(size, 1), dtype=torch.uint8, device="cuda")
-    shared = memory.untyped_storage()._share_cuda_()
+    storage: Any = memory.untyped_storage()
+    shared = storage._share_cuda_()
     return memory, {
         "size": memory.numel(),
         "handle": [base64.b64encode(part).decode() if isinstance(part, bytes) else part for part in shared],
@@ -255,6 +256,7 @@ def _open_on_device(told: dict[str, Any]) -> Tensor:
     parts = [
         base64.b64decode(part) if binary else part for part, binary in zip(told["handle"], told["bytes"], strict=True)
     ]
+    unshare: Any = torch.UntypedStorage._new_shared_cuda
     parts[0] = torch.cuda.current_device()  # the same physical device, under the number that it has here
-    storage = torch.UntypedStorage._new_shared_cuda(*parts)
-    return torch.empty(0, dtype=torch.uint8, device="cuda").set_(storage, 0, (int(told["size"]),))
+    memory: Tensor = torch.empty(0, dtype=torch.uint8, device="cuda")
+    return memory.set_(unshare(*parts), 0, torch.Size([int(told["size"])]), (1,))
