@@ -1,6 +1,6 @@
 """New weights from the trainer to its engines: who meets whom, and in which order.
 
-    pause generation and clear caches · start · update, while the trainer sends · finish, with the version · resume
+    pause generation and clear caches, start, update while the trainer sends, finish with the version, resume
 
 `send` is whatever makes all processes of the trainer call `worker.send`; in one process it is that method, on a cluster
 the call of a worker group. It runs while the engines take.
