@@ -5,6 +5,8 @@ copied straight to their places, so nothing of the sender's memory is kept; then
 load, and what comes out is copied into the tensors that the kernels hold on to.
 
     not sent       a module that stands still: its tensors are put back as they were
+    tied           an output matrix that is the embedding's parameter. It is a module of its own, which may keep a packed
+                   copy of the parameter, so it is prepared again when the embedding has been loaded
     interrupted    modules done so far are new, the others old. The next `start` to `finish` makes them whole again
 
 The steps are those of vLLM's layer-wise reload, which is private interface of the pinned release.
@@ -40,9 +42,12 @@ class Loading:
     def __init__(self, model: torch.nn.Module, config: ModelConfig, device: torch.device) -> None:
         self.model, self.config, self.device = model, config, device
         self.modules = dict(model.named_modules())
+        self.tied = tied_modules(model)
+        self._loaded: set[str] = set()
 
     def start(self) -> None:
         """Opens the model for new weights; one that an interrupted publish left open stays so."""
+        self._loaded.clear()
         with torch.device(self.device):
             initialize_layerwise_reload(self.model)
 
@@ -81,7 +86,9 @@ class Loading:
         if info.kernel_tensors is not None:
             _copy_and_restore_kernel_tensors(layer, info)
         info.reset()
+        self._loaded.add(name)
 
+    @torch.no_grad()
     def finish(self) -> None:
         """Closes the model: what was not sent is put back."""
         with torch.device(self.device):
@@ -91,6 +98,20 @@ class Loading:
                     _place_kernel_tensors(layer, info)
                     info.reset()
             finalize_layerwise_reload(self.model, self.config)
+            for first, others in self.tied.items():
+                for other in others if first in self._loaded else ():
+                    _prepare(self.modules[other])
+
+
+def tied_modules(model: torch.nn.Module) -> dict[str, list[str]]:
+    """The modules that hold parameters of an earlier one, by the name of that one."""
+    owners: dict[int, str] = {}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and owners.setdefault(id(parameter), name) != name:
+                found[owners[id(parameter)]].append(name)
+    return dict(found)
 
 
 def _prepare(layer: torch.nn.Module) -> None:

@@ -22,7 +22,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.vllm_baking import differences, record
-from hpt_megatron.rollout.vllm_loading import Loading
+from hpt_megatron.rollout.vllm_loading import Loading, tied_modules
 from hpt_megatron.weights.plan.parcels import from_plain
 from hpt_megatron.weights.publish.digests import digest, part_name
 from hpt_megatron.weights.publish.receiver import Receiver
@@ -121,13 +121,15 @@ class Extension:
         """SHA-256 of every part of a tensor that this rank holds, by `part_name`."""
         found = {}
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        modules = dict(model.named_modules())
+        modules, tied = dict(model.named_modules()), tied_modules(model)
         for name, axis, parts in by_rank[self.parallel_config.rank]:  # type: ignore[attr-defined]
             module, _, leaf = name.rpartition(".")
-            values = as_loaded(modules[module], leaf)
-            for tensor, start, stop, at in parts:
-                rows = values.narrow(axis, at, stop - start)
-                found[part_name(tensor, start, stop)] = digest(rows)
+            for each in (module, *tied.get(module, ())):
+                values = as_loaded(modules[each], leaf)
+                for tensor, start, stop, at in parts:
+                    told = digest(values.narrow(axis, at, stop - start))
+                    if found.setdefault(part_name(tensor, start, stop), told) != told:
+                        found[part_name(tensor, start, stop)] = f"differs in {each}"
         return found
 
     def hpt_counted(self) -> dict[int, int]:
@@ -147,7 +149,7 @@ def as_loaded(layer: torch.nn.Module, leaf: str) -> torch.Tensor:
     packed = getattr(layer, "cpu_linear", None)
     if packed is None or leaf != "weight":
         return parameter
-    rows, columns = get_layerwise_info(layer).restore_metadata[0][leaf].shape
+    rows, columns = layerwise_shape(layer, leaf)
     found = torch.empty(rows, columns, dtype=parameter.dtype)
     for start in range(0, columns, CHUNK):
         some = torch.eye(columns, dtype=parameter.dtype)[start : start + CHUNK]
@@ -155,6 +157,11 @@ def as_loaded(layer: torch.nn.Module, leaf: str) -> torch.Tensor:
     if parameter.numel() and not torch.equal(parameter + 0.0, found):
         raise HptError("is not what its packed copy holds", where=f"{type(layer).__name__}.{leaf}")
     return found
+
+
+def layerwise_shape(layer: torch.nn.Module, leaf: str) -> tuple[int, ...]:
+    """The shape with which a parameter was created; packing leaves none."""
+    return tuple(get_layerwise_info(layer).restore_metadata[0][leaf].shape)
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

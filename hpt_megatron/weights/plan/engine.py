@@ -5,10 +5,11 @@
     gate_up_proj   gate over up
     o_proj, down_proj   cut along the columns
     embed_tokens, lm_head   rows of a vocabulary padded to a multiple of 64; a tied lm_head is embed_tokens itself
-    visual.*       whole on every rank (`mm_encoder_tp_mode=data`), gate over up there too
+    visual.*       gate over up there too. With `mm_encoder_tp_mode=data` whole on every rank; with `weights` cut as the
+                   language model is, its qkv, which is one tensor, by heads within each third
 
-It is written down here from vLLM's layers (`QKVParallelLinear`, `VocabParallelEmbedding`); what its own loaders do is
-to be held against it.
+It is written down here from vLLM's layers (`QKVParallelLinear`, `VocabParallelEmbedding`); an engine holds it against
+what its own loaders do (`rollout/vllm_baking.py`).
 
 Invariants
     1. Engines are copies: rank t of every engine is in the same share.
@@ -28,7 +29,7 @@ from hpt_megatron.weights.table import BLOCK, EMBED_TOKENS, LM_HEAD, VISUAL
 
 PADDED_TO = 64
 WHERE = "rollout.tensor_parallel_size"
-Cut = Literal["whole", "stacked", "qkv", "columns", "vocabulary"]
+Cut = Literal["whole", "stacked", "qkv", "thirds", "columns", "vocabulary"]
 
 
 class Held(NamedTuple):
@@ -53,10 +54,11 @@ IN_LAYER = (
 
 def engine_layout(model: ModelConfig, tp: int, engines: int = 1, mm_encoder_tp_mode: str = "data") -> Layout:
     """All parameters of `engines` engines of `tp` ranks each; rank t of engine e is rank e * tp + t."""
-    _check(model, tp, engines, mm_encoder_tp_mode)
+    cut_tower = mm_encoder_tp_mode == "weights" and tp > 1
+    _check(model, tp, engines, cut_tower)
     sizes = shapes(model)
     parameters = []
-    for held in _all(model, sizes):
+    for held in _all(model, sizes, cut_tower):
         shape = sizes[held.tensors[0]]
         axis = 1 if held.cut == "columns" else 0
         rows = [sizes[name][axis] for name in held.tensors]
@@ -79,6 +81,12 @@ def _parts(held: Held, rows: Sequence[int], rank: int, tp: int, kv_heads: int) -
         start, stop = rank * each, min(rank * each + each, rows[0])
         return ((Part(held.tensors[0], start, stop, 0),) if start < stop else ()), each
     parts, at = [], 0
+    if held.cut == "thirds":
+        each = rows[0] // 3 // tp
+        starts = (third * rows[0] // 3 + rank * each for third in range(3))
+        return tuple(
+            Part(held.tensors[0], start, start + each, third * each) for third, start in enumerate(starts)
+        ), 3 * each
     for number, (name, count) in enumerate(zip(held.tensors, rows, strict=True)):
         ranks = 1 if held.cut == "whole" else tp
         mine = rank
@@ -90,14 +98,15 @@ def _parts(held: Held, rows: Sequence[int], rank: int, tp: int, kv_heads: int) -
     return tuple(parts), at
 
 
-def _all(model: ModelConfig, sizes: dict[str, Shape]) -> Iterator[Held]:
+def _all(model: ModelConfig, sizes: dict[str, Shape], cut_tower: bool) -> Iterator[Held]:
     """Every parameter of an engine, in the order of the model."""
     wrapped = "language_model." if model.vision is not None else ""
     for name in sizes:
         if name.startswith(VISUAL) and ".gate_proj." in name:
-            yield Held(name.replace("gate_proj", "gate_up_proj"), (name, name.replace("gate_proj", "up_proj")), "whole")
+            both = (name, name.replace("gate_proj", "up_proj"))
+            yield Held(name.replace("gate_proj", "gate_up_proj"), both, "stacked" if cut_tower else "whole")
         elif name.startswith(VISUAL) and ".up_proj." not in name:
-            yield Held(name, (name,), "whole")
+            yield Held(name, (name,), _of_tower(name) if cut_tower else "whole")
     yield Held(wrapped + EMBED_TOKENS, (EMBED_TOKENS,), "vocabulary")
     for layer in range(model.num_hidden_layers):
         block = BLOCK.format(layer=layer)
@@ -110,11 +119,24 @@ def _all(model: ModelConfig, sizes: dict[str, Shape]) -> Iterator[Held]:
         yield Held(wrapped + LM_HEAD, (LM_HEAD,), "vocabulary")
 
 
-def _check(model: ModelConfig, tp: int, engines: int, mm_encoder_tp_mode: str) -> None:
+def _of_tower(name: str) -> Cut:
+    """How a tower that is cut holds one of its tensors."""
+    if ".attn.qkv." in name:
+        return "thirds"
+    if ".merger.mlp.0." in name:
+        return "stacked"
+    closes = (".attn.proj.weight", ".mlp.down_proj.weight", ".merger.mlp.2.weight")
+    return "columns" if name.endswith(closes) else "whole"
+
+
+def _check(model: ModelConfig, tp: int, engines: int, cut_tower: bool) -> None:
     """What vLLM's layers would refuse when the engine starts."""
-    if mm_encoder_tp_mode != "data" and model.vision is not None and tp > 1:
-        what = f"{mm_encoder_tp_mode!r} would cut the vision tower, which no plan does yet"
-        raise UserError(what, where="rollout.mm_encoder_tp_mode", mend="data (each rank takes whole images)")
+    if cut_tower and model.vision is not None:
+        for what, size in (("heads", model.vision.num_heads), ("FFN size", model.vision.intermediate_size)):
+            if size % tp:
+                told = f"would cut the vision tower's {size} {what} into {tp} parts"
+                mend = "data (each rank takes whole images)"
+                raise UserError(told, where="rollout.mm_encoder_tp_mode=weights", mend=mend)
     if tp < 1 or engines < 1:
         raise UserError(f"{engines} engines of {tp} ranks are no engines", where=WHERE, mend="1 or more of each")
     padded = -(-model.vocab_size // PADDED_TO) * PADDED_TO

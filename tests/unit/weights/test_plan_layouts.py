@@ -4,6 +4,7 @@ Not covered: the sizes of padded parameters inside a running vLLM.
 """
 
 import doctest
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -99,9 +100,19 @@ def test_an_engine_that_vllm_would_refuse_is_refused(heads, tp, told):
     assert "\n" not in str(error.value)
 
 
-def test_a_cut_vision_tower_is_refused_where_there_is_one_to_cut():
-    with pytest.raises(UserError, match="would cut the vision tower, which no plan does yet"):
-        engine_layout(tiny(), 2, mm_encoder_tp_mode="weights")
+def test_a_vision_tower_is_cut_or_refused_where_there_is_one_to_cut():
+    with pytest.raises(UserError, match="would cut the vision tower's 2 heads into 4 parts"):
+        engine_layout(small(8, 8), 4, mm_encoder_tp_mode="weights")
+    with pytest.raises(UserError, match="would cut the vision tower's 7 FFN size into 2 parts"):
+        odd = replace(small(8, 8), vision=replace(small(8, 8).vision, intermediate_size=7))
+        engine_layout(odd, 2, mm_encoder_tp_mode="weights")
+    whole, cut_up = (engine_layout(small(8, 8), 2, mm_encoder_tp_mode=mode) for mode in ("data", "weights"))
+    tensors = numbered(small(8, 8))
+    assert gather(cut_up, hold(cut_up, tensors)).keys() == gather(whole, hold(whole, tensors)).keys()
+    for name, values in gather(cut_up, hold(cut_up, tensors)).items():
+        assert np.array_equal(values, tensors[name])
+    (qkv,) = (each for each in cut_up.parameters if each.name == "visual.blocks.0.attn.qkv.weight")
+    assert [part[1:] for part in qkv.shares[1].parts] == [(2, 4, 0), (6, 8, 2), (10, 12, 4)], "the second of two heads"
     assert engine_layout(small(8, 2, vision=False), 2, mm_encoder_tp_mode="weights") == engine(
         small(8, 2, vision=False), 2
     )
