@@ -64,6 +64,7 @@ class RolloutConfig:
     max_model_len: Count
     gpu_memory_utilization: float
     publish_bucket_mb: int
+    verify_every: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,33 +9,21 @@ Invariants:
     3. Only processes started here are ended.
 """
 
-import contextlib
 import faulthandler
 import multiprocessing
 import os
 import pickle
-import random
-import socket
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.host.ports import free_port
 from hpt_megatron.mcore.initialize import Rendezvous
 
 PRELOAD = ["hpt_megatron.mcore.worker"]
 DEADLINE_S = 120
-PORTS = (20_000, 32_000)
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on, below those that the system gives to outgoing connections:
-    one of them could take it before it is used.
-    """
-    while True:
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randint(*PORTS))) as server:
-            return int(server.getsockname()[1])
 
 
 def _send(pipe: Connection, good: bool, answer: Any) -> None:

@@ -5,8 +5,8 @@ copied straight to their places, so nothing of the sender's memory is kept; then
 load, and what comes out is copied into the tensors that the kernels hold on to.
 
     not sent       a module that stands still: its tensors are put back as they were
-    tied           an output matrix that is the embedding's parameter. It is a module of its own, which may keep a packed
-                   copy of the parameter, so it is prepared again when the embedding has been loaded
+    tied           an output matrix that is the embedding's parameter. It is a module of its own, and may keep a packed
+                   copy of the parameter; so it is prepared again when the embedding has been loaded
     interrupted    modules done so far are new, the others old. The next `start` to `finish` makes them whole again
 
 The steps are those of vLLM's layer-wise reload, which is private interface of the pinned release.

@@ -11,6 +11,7 @@ Invariants
 Example: `AsyncEngineArgs(..., weight_transfer_config={"backend": BACKEND}, worker_extension_cls=EXTENSION)`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.vllm_baking import differences, record
 from hpt_megatron.rollout.vllm_loading import Loading, tied_modules
-from hpt_megatron.weights.plan.parcels import from_plain
+from hpt_megatron.weights.plan.parcels import Crate, from_plain
+from hpt_megatron.weights.plan.publish import ALL
 from hpt_megatron.weights.publish.digests import digest, part_name
 from hpt_megatron.weights.publish.receiver import Receiver
 from hpt_megatron.weights.publish.session import Session
@@ -79,6 +81,9 @@ class PlannedTransfer(base.WeightTransferEngine[Meeting, Update]):
             more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             raise HptError(f"vLLM's loaders and the plan disagree: {'; '.join(wrong[:SHOWN])}{more}")
         crates = {which: from_plain(told) for which, told in own["crates"].items()}
+        short = unfilled(own["held"], crates[ALL])
+        if short:
+            raise HptError(f"the plan leaves rows unwritten: {', '.join(short[:SHOWN])}")
         rank = init_info.first_rank + self.parallel_config.rank
         self.receiver = Receiver(Session(**init_info.session), rank, crates, dtype)
 
@@ -157,6 +162,14 @@ def as_loaded(layer: torch.nn.Module, leaf: str) -> torch.Tensor:
     if parameter.numel() and not torch.equal(parameter + 0.0, found):
         raise HptError("is not what its packed copy holds", where=f"{type(layer).__name__}.{leaf}")
     return found
+
+
+def unfilled(held: Sequence[tuple[str, int, Sequence[Any]]], crates: Sequence[Crate]) -> list[str]:
+    """Parameters of which a plan brings fewer or more rows than this rank holds."""
+    rows = Counter[str]()
+    for landing in (landing for crate in crates for taken in crate.taken for landing in taken.landings):
+        rows[landing.parameter] += landing.shape[landing.axis]
+    return [name for name, _, parts in held if rows[name] != sum(stop - start for _, start, stop, _ in parts)]
 
 
 def layerwise_shape(layer: torch.nn.Module, leaf: str) -> tuple[int, ...]:

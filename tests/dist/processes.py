@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hpt_megatron.mcore import local_processes
-from hpt_megatron.mcore.local_processes import DEADLINE_S, free_port
+from hpt_megatron.host.ports import free_port
+from hpt_megatron.mcore.local_processes import DEADLINE_S
 
 __all__ = ["DEADLINE_S", "free_port", "run"]
 

@@ -5,18 +5,19 @@ GPUs, and trainers on other hosts (the copies of `sent` go through the loopback 
 """
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from prompts import prompt_of
-from trainers import Failed, Trainers
+from trainers import FailedError, Trainers
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import HptError
-from hpt_megatron.mcore.local_processes import free_port
 from hpt_megatron.rollout.publish import meeting, publish, together, verify
 from hpt_megatron.rollout.vllm_engine import Prompt, VllmEngine
+from hpt_megatron.rollout.weight_sync import Transport, WeightSync
 from hpt_megatron.weights.plan.cost import cost
 from hpt_megatron.weights.plan.publish import ALL, TRAINED, plans_of_run
 
@@ -63,7 +64,7 @@ def meet(trainers, engine, run, **how):
     """A session of the trainer with one engine."""
     session, told = meeting(run, 1, **{"timeout_s": 60, **how})
     try:
-        together(lambda: trainers.call("meet", session), [lambda: engine.meet(told[0])])
+        together(lambda: trainers.call("meet", session, run.rollout), [lambda: engine.meet(told[0])])
     except BaseException:
         session.close()
         raise
@@ -170,11 +171,11 @@ def test_cut_off_at_any_tensor_it_refuses_until_everything_has_come(trainers, se
         row = 0
         while row < len(rows[rank]):
             session, told = meeting(run, 1, timeout_s=60)
-            counts = together(partial(trainers.call, "meet", session), [partial(served.meet, told[0])])
+            counts = together(partial(trainers.call, "meet", session, run.rollout), [partial(served.meet, told[0])])
             rows = [range(count) for count in counts]
             trainers.call("change", 1000 * rank + row)
             asked = [("send_until", row, ALL) if each == rank else ("send", ALL) for each in range(4)]
-            with pytest.raises(Failed, match="cut off"):
+            with pytest.raises(FailedError, match="cut off"):
                 publish([served], lambda _, asked=asked: trainers.each(asked), ALL, "mixture")
             session.close()
             with pytest.raises(HptError, match="its weights are a mixture"):
@@ -188,23 +189,75 @@ def test_cut_off_at_any_tensor_it_refuses_until_everything_has_come(trainers, se
     assert set(served.generate([Prompt((5, 6, 7))], greedy(run))[0][0].versions) == {f"3.{len(rows[3]) - 1}"}
 
 
-@pytest.mark.parametrize("name", ["tp 2", "tp 2, tower cut"])
+class AsOne:
+    """The processes as the role that publishing talks to."""
+
+    def __init__(self, trainers, run):
+        self.trainers, self.run = trainers, run
+
+    def meet(self, session):
+        self.trainers.call("meet", session, self.run.rollout)
+
+    def send(self, which):
+        return self.trainers.call("send", which)
+
+    def digests(self, layout):
+        return {name: told for said in self.trainers.call("digests", layout) for name, told in said.items()}
+
+
+def versions(answers):
+    return {each for answer in answers for each in answer.versions}
+
+
 def test_a_replica_that_comes_late_has_the_current_version_before_its_first_request(
-    name, trainers, runs, folder, processor, picture
+    trainers, served, runs, folder, processor, picture
 ):
-    """Two ranks, each with its own slices; what its own loaders do was held against the plan when it met the trainer."""
+    """Two engines of one session then take the same bytes; one that was interrupted gets everything again."""
+    run = replace(runs["tp 1"], rollout=replace(runs["tp 1"].rollout, verify_every=1))
+    late = VllmEngine(run, folder, **ENGINE)
+    sync = WeightSync(run, AsOne(trainers, run), [served], Transport(timeout_s=60))
+    with pytest.raises(HptError, match="nothing has been published yet"):
+        sync.join(late)
+    try:
+        alone = [sync.publish("a1"), sync.publish("a2")]
+        assert [each.which for each in alone] == [ALL, TRAINED]
+        late.start()
+        trainers.call("change", 11, "layers.1.")
+        sync.publish("a3")
+        sync.join(late)
+        answers = same_tokens(trainers, late, run, processor, picture)
+        assert versions(answers) == {"a3"}
+        trainers.call("change", 12)
+        both = [sync.publish("a4"), sync.publish("a5")]
+        assert [each.which for each in both] == [ALL, TRAINED], "the late one has it all, and nobody has to know"
+        assert [each.bytes for each in both] == [2 * each.bytes for each in alone]
+        assert all(each.verified for each in both)
+        assert versions(same_tokens(trainers, late, run, processor, picture)) == {"a5"}
+        assert served.version == "a5"
+        sync.leave(late)
+        assert sync.publish("a6").which == ALL
+        assert (served.version, late.version) == ("a6", "a5")
+    finally:
+        sync.close()
+        late.stop()
+
+
+@pytest.mark.parametrize("name", ["tp 2", "tp 2, tower cut"])
+def test_two_ranks_take_their_own_slices_over_the_network(name, trainers, runs, folder, processor, picture):
+    """What the loaders of either rank do was held against the plan when it met the trainer."""
     run = runs[name]
     trainers.call("change", 77)
     engine = VllmEngine(run, folder, **ENGINE)
+    sync = WeightSync(run, AsOne(trainers, run), [engine], Transport("sent", timeout_s=120))
     try:
         engine.start()
-        session = meet(trainers, engine, run, kind="sent", place=f"127.0.0.1:{free_port()}")
-        give(trainers, engine, ALL, "late")
-        answers = same_tokens(trainers, engine, run, processor, picture)
-        assert {"late"} == {each for answer in answers for each in answer.versions}
-        check(trainers, engine, run)
-        session.close()
+        for version, which in (("n1", ALL), ("n2", TRAINED)):
+            done = sync.publish(version)
+            assert (done.which, done.bytes) == (which, cost(plans_of_run(run, 1)[which]).total)
+        assert versions(same_tokens(trainers, engine, run, processor, picture)) == {"n2"}
+        sync.verify()
     finally:
+        sync.close()
         engine.stop()
 
 
@@ -212,12 +265,18 @@ def test_an_engine_and_a_plan_that_differ_never_start(trainers, served, runs):
     """The trainer is not asked at all: the engine looks at its own loaders first."""
     run = runs["tp 1"]
     session, (told,) = meeting(run, 1, timeout_s=5)
-    name, axis, parts = next(one for one in told["by_rank"][0]["held"] if one[0].endswith("qkv_proj.weight"))
+    name, _, parts = next(one for one in told["by_rank"][0]["held"] if one[0].endswith("qkv_proj.weight"))
     parts[0][3], parts[1][3] = parts[1][3], parts[0][3]
     with pytest.raises(Exception, match=f"loaders and the plan disagree: {name}"):
         served.meet(told)
     session.close()
     session, (told,) = meeting(run, 1, timeout_s=5)
-    with pytest.raises(Exception, match="the engine holds torch.float32 and the trainer sends torch.bfloat16"):
+    landings = told["by_rank"][0]["crates"][ALL][1]["taken"][0]["landings"]
+    name = landings.pop()["parameter"]
+    with pytest.raises(Exception, match=f"leaves rows unwritten: {name}"):
+        served.meet(told)
+    session.close()
+    session, (told,) = meeting(run, 1, timeout_s=5)
+    with pytest.raises(Exception, match=r"the engine holds torch\.float32 and the trainer sends torch\.bfloat16"):
         served.meet({**told, "dtype": "bfloat16"})
     session.close()

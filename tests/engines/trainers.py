@@ -1,6 +1,7 @@
 """The trainer's processes, kept alive and called by name: what a worker group does, for tests."""
 
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Client, Listener
 
 from hpt_megatron.errors import HptError
@@ -9,7 +10,7 @@ from hpt_megatron.mcore.local_processes import run as run_processes
 DEADLINE_S = 900
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A process raised; what, in its words."""
 
 
@@ -42,7 +43,9 @@ class Acts:
     def __init__(self, worker):
         self.worker = worker
 
-    def meet(self, session):
+    def meet(self, session, rollout):
+        """For engines of a test's own; a run has one kind."""
+        self.worker.run = replace(self.worker.run, rollout=rollout)
         self.worker.meet(session)
         return sum(len(parcel.rows) for parcel in self.worker.sender.parcels["all"])
 
@@ -126,7 +129,7 @@ class Trainers:
         said = [peer.recv() for peer in self.peers]
         wrong = [answer for good, answer in said if not good]
         if wrong:
-            raise Failed("; ".join(wrong))
+            raise FailedError("; ".join(wrong))
         return [answer for _, answer in said]
 
     def stop(self):

@@ -111,7 +111,7 @@ def check_engine_memory(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:
-    """The largest tensor fits into a bucket."""
+    """A tensor that fits into no bucket travels alone; publishes are counted from 1."""
     rollout = run.rollout
     name, elements = largest_tensor(run.model)
     size = elements * BYTES[run.trainer.dtype]
@@ -120,5 +120,8 @@ def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:
             "rollout.publish_bucket_mb",
             rollout.publish_bucket_mb,
             f"{name} alone has {size / MIB:,.1f} MiB in {run.trainer.dtype}",
-            f"at least {-(-size // MIB)}",
+            f"at least {-(-size // MIB)}, or it travels alone, with no other bucket beside it",
+            "warning",
         )
+    if rollout.verify_every < 0:
+        yield Problem("rollout.verify_every", rollout.verify_every, "is a number of publishes", "0 (never) or more")

@@ -131,7 +131,7 @@ def _buffers(plan: Plan) -> tuple[int, ...]:
 
 def _buffer(plan: Plan, bucket: Bucket) -> Counter[int]:
     """What a device packs of a bucket, and what reaches it from others."""
-    packed: defaultdict[int, set[tuple[str, int, int]]] = defaultdict(set)
+    packed: defaultdict[int, set[tuple[str, int, int, int]]] = defaultdict(set)
     size = Counter[int]()
     for source, target, piece in bucket.transfers:
         if piece.sent not in packed[source]:

@@ -128,7 +128,7 @@ def received_by(plan: Plan, packed: list[list[Parcel]], receiver: int) -> list[C
 
 def _packed(plan: Plan, number: int, bucket: Bucket) -> Iterator[Parcel]:
     """The parcels of a bucket, sender by sender."""
-    wanted: defaultdict[int, dict[tuple[str, int, int], tuple[Piece, set[int]]]] = defaultdict(dict)
+    wanted: defaultdict[int, dict[tuple[str, int, int, int], tuple[Piece, set[int]]]] = defaultdict(dict)
     for source, target, piece in bucket.transfers:
         wanted[source].setdefault(piece.sent, (piece, set()))[1].add(target)
     for sender in sorted(wanted):

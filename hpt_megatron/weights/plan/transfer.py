@@ -66,9 +66,9 @@ class Piece(NamedTuple):
         return box(self.shape, self.axis, self.target_at, self.target_at + self.rows)
 
     @property
-    def sent(self) -> tuple[str, int, int]:
+    def sent(self) -> tuple[str, int, int, int]:
         """What the sender packs: the same for all that receive these rows."""
-        return (self.source_parameter, self.source_at, self.rows)
+        return (self.source_parameter, self.axis, self.source_at, self.rows)
 
 
 class Transfer(NamedTuple):
@@ -124,7 +124,11 @@ class Copies:
         across = 1
         for axis, size in enumerate(parameter.shape):
             across *= size if axis != parameter.axis else 1
-        held = [one for one in self.where.get(part.tensor, []) if one[2].start < part.stop and one[2].stop > part.start]
+        known = [
+            (source, share, _along(parameter, source, share, own))
+            for source, share, own in self.where.get(part.tensor, [])
+        ]
+        held = [one for one in known if one[2].start < part.stop and one[2].stop > part.start]
         held.sort(key=lambda one: one[2].start)
         edges = sorted({part.start, part.stop, *(e for _, _, own in held for e in (own.start, own.stop))})
         edges = edges[bisect_right(edges, part.start) - 1 : bisect_right(edges, part.stop)]
@@ -132,8 +136,6 @@ class Copies:
             options: list[tuple[Piece, Sequence[int]]] = []
             for source, share, own in held:
                 if own.start <= start and stop <= own.stop:
-                    if source.axis != parameter.axis:
-                        raise HptError("is cut along two axes", where=part.tensor)
                     piece = Piece(
                         part.tensor,
                         parameter.shape,
@@ -163,3 +165,12 @@ class Copies:
         if distance(source, target) != DEVICE:
             load[source] += piece.elements
         return Transfer(source, target, piece)
+
+
+def _along(target: Parameter, source: Parameter, share: Share, own: Part) -> Part:
+    """A part of the source in rows of the target's axis; a tensor that is there whole can be cut along any."""
+    if source.axis == target.axis:
+        return own
+    if len(share.parts) > 1 or own.rows != share.length:
+        raise HptError("is cut along two axes", where=own.tensor)
+    return Part(own.tensor, 0, target.shape[target.axis], 0)

@@ -312,7 +312,7 @@ BROKEN = [
         "rollout.publish_bucket_mb",
         "2,376.0 MiB",
         "2376",
-        "error",
+        "warning",
     ),
     (
         [SEVEN, "trainer.total_training_steps=null", "trainer.total_epochs=null"],
@@ -321,6 +321,7 @@ BROKEN = [
         "500",
         "error",
     ),
+    ([SEVEN, "rollout.verify_every=-1"], "rollout.verify_every", "publishes", "0 (never)", "error"),
     ([SEVEN, "trainer.lr=0"], "trainer.lr", "nothing", "1e-6", "error"),
     ([SEVEN, "trainer.lr=0.001"], "trainer.lr", "far above", "1e-6", "warning"),
     ([SEVEN, "trainer.max_grad_norm=0.5"], "trainer.max_grad_norm", "skips a step", "80.0", "error"),

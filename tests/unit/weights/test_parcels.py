@@ -7,8 +7,9 @@ import pytest
 from plan_cases import engine, legal, numbered, plan_of, served_by, small, trainer
 
 from hpt_megatron.weights.plan.cost import cost
+from hpt_megatron.weights.plan.engine import engine_layout
 from hpt_megatron.weights.plan.parcels import fingerprint, from_plain, parcels, plain, received_by, rounds, sent_by
-from hpt_megatron.weights.simulate import execute, hold
+from hpt_megatron.weights.simulate import execute, gather, hold
 
 CASES = [
     (heads, kv, sizes, tp, bucket)
@@ -64,6 +65,20 @@ def test_parcels_carry_the_plan_and_its_bytes(heads, kv, sizes, tp, bucket):
         assert mine.keys() == theirs.keys()
         assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     assert links == cost(plan).links
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tp": 2, "pp": 2}])
+def test_a_tower_that_the_trainer_holds_whole_is_cut_for_the_engine(sizes):
+    """Along rows and along columns, from the same parameter; each rank of the engine gets its part and no more."""
+    model = small(4, 2)
+    target = engine_layout(model, 2, 1, "weights")
+    plan = plan_of(trainer(model, **sizes), target, bucket=1500)
+    found, links = through_bytes(plan, numbered(model))
+    for name, values in gather(target, found).items():
+        assert np.array_equal(values, numbered(model)[name]), name
+    assert links == cost(plan).links
+    whole = cost(plan_of(trainer(model, **sizes), engine(model, 2))).total
+    assert cost(plan).total < whole
 
 
 def test_runs_fill_a_parcel_and_name_each_receiver_once():

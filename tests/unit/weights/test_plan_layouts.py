@@ -103,8 +103,8 @@ def test_an_engine_that_vllm_would_refuse_is_refused(heads, tp, told):
 def test_a_vision_tower_is_cut_or_refused_where_there_is_one_to_cut():
     with pytest.raises(UserError, match="would cut the vision tower's 2 heads into 4 parts"):
         engine_layout(small(8, 8), 4, mm_encoder_tp_mode="weights")
+    odd = replace(small(8, 8), vision=replace(small(8, 8).vision, intermediate_size=7))
     with pytest.raises(UserError, match="would cut the vision tower's 7 FFN size into 2 parts"):
-        odd = replace(small(8, 8), vision=replace(small(8, 8).vision, intermediate_size=7))
         engine_layout(odd, 2, mm_encoder_tp_mode="weights")
     whole, cut_up = (engine_layout(small(8, 8), 2, mm_encoder_tp_mode=mode) for mode in ("data", "weights"))
     tensors = numbered(small(8, 8))

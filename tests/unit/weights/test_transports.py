@@ -13,7 +13,7 @@ import torch
 from plan_cases import engine, numbered, plan_of, small, trainer
 
 from hpt_megatron.errors import HptError, UserError
-from hpt_megatron.mcore.local_processes import free_port
+from hpt_megatron.host.ports import free_port
 from hpt_megatron.weights.plan.cost import cost
 from hpt_megatron.weights.plan.parcels import fingerprint, parcels, received_by, sent_by
 from hpt_megatron.weights.publish.receiver import Receiver
