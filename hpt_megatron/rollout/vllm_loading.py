@@ -16,6 +16,7 @@ Invariants
     2. After `finish` no tensor of the model is on the meta device.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -43,11 +44,13 @@ class Loading:
         self.model, self.config, self.device = model, config, device
         self.modules = dict(model.named_modules())
         self.tied = tied_modules(model)
+        self.seconds = Counter[str]()  # of the last update: writing rows, and what vLLM makes of them
         self._loaded: set[str] = set()
 
     def start(self) -> None:
         """Opens the model for new weights; one that an interrupted publish left open stays so."""
         self._loaded.clear()
+        self.seconds.clear()
         with torch.device(self.device):
             initialize_layerwise_reload(self.model)
 
@@ -64,6 +67,7 @@ class Loading:
             raise HptError(f"rows came for modules that did not: {', '.join(rows)}", where="publishing")
 
     def _one(self, name: str, landed: Landed) -> None:
+        started = time.perf_counter()
         layer = self.modules[name]
         info = get_layerwise_info(layer)
         if not info.can_load():
@@ -82,15 +86,18 @@ class Loading:
             parameter = own[landing.parameter.rpartition(".")[2]]
             there = parameter.data.narrow(landing.axis, landing.start, landing.shape[landing.axis])
             there.copy_(tensor.view(there.shape))
+        written = time.perf_counter()
         _prepare(layer)
         if info.kernel_tensors is not None:
             _copy_and_restore_kernel_tensors(layer, info)
         info.reset()
         self._loaded.add(name)
+        self.seconds.update(write=written - started, reload=time.perf_counter() - written)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Closes the model: what was not sent is put back."""
+        started = time.perf_counter()
         with torch.device(self.device):
             for layer in self.model.modules():
                 info = get_layerwise_info(layer)
@@ -101,6 +108,7 @@ class Loading:
             for first, others in self.tied.items():
                 for other in others if first in self._loaded else ():
                     _prepare(self.modules[other])
+        self.seconds.update(reload=time.perf_counter() - started)
 
 
 def tied_modules(model: torch.nn.Module) -> dict[str, list[str]]:

@@ -142,6 +142,10 @@ class Extension:
         receiver = self.weight_transfer_engine.receiver  # type: ignore[attr-defined]
         return dict(receiver.counted) if receiver is not None else {}
 
+    def hpt_seconds(self) -> dict[str, float]:
+        """Of the last update on this rank: `write` rows to their places, and vLLM's own `reload` of the modules."""
+        return dict(self.weight_transfer_engine.loading.seconds)  # type: ignore[attr-defined]
+
 
 @torch.no_grad()
 def as_loaded(layer: torch.nn.Module, leaf: str) -> torch.Tensor:

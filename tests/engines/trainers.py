@@ -72,9 +72,9 @@ class Acts:
 
         for name, param in parameters_of(self.worker.models):
             if only in name:
-                generator = torch.Generator().manual_seed(seed)
-                param.add_(torch.rand(param.shape[-1:], generator=generator) * 0.2 - 0.1)
-        return
+                cut = self.worker.table.kind(name) != "replicated"
+                generator = torch.Generator().manual_seed(seed + 10_000 * cut * self.worker.place.tp_rank)
+                param.add_(torch.randn(param.shape, generator=generator) * 0.05)
 
     def digests(self, layout):
         from hpt_megatron.weights.publish.digests import digests
