@@ -11,13 +11,13 @@ Invariants
 
 Example:
     session, meetings = meeting(run, engines=1)
-    together(lambda: worker.meet(session), [lambda: engine.meet(meetings[0])])
+    together(lambda: worker.meet(session), [lambda: engine.meet(meetings[0])], session.close)
     publish([engine], worker.send, ALL, version="1")
 """
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 from hpt_megatron.config.run import RunConfig
@@ -85,13 +85,18 @@ def held_by(layout: Layout, rank: int) -> list[tuple[str, int, list[list[Any]]]]
     ]
 
 
-def together(sending: Callable[[], Any], takings: Sequence[Callable[[], Any]]) -> Any:
-    """Both sides at once; the first failure is raised when all have ended, for each ends when the other does."""
+def together(
+    sending: Callable[[], Any], takings: Sequence[Callable[[], Any]], give_up: Callable[[], None] = lambda: None
+) -> Any:
+    """Both sides at once; the first failure is raised when all have ended, which `give_up` helps them to."""
     with ThreadPoolExecutor(1 + len(takings)) as pool:
         works = [pool.submit(each) for each in (sending, *takings)]
-    errors = [error for work in works if (error := work.exception()) is not None]
-    if errors:
-        raise errors[0]
+        done, _ = wait(works, return_when=FIRST_EXCEPTION)
+        failed = next((work for work in works if work in done and work.exception() is not None), None)
+        if failed is not None:
+            give_up()
+    if failed is not None:
+        failed.result()
     return works[0].result()
 
 

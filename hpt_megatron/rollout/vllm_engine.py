@@ -26,8 +26,8 @@ from typing import Any
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
+from hpt_megatron.rollout.publish import TORCH_NAMES
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 ALONE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 """What a host without a GPU needs; whoever sets them otherwise is obeyed."""
 
@@ -75,7 +75,7 @@ class VllmEngine:
         rollout = self.run.rollout
         settings: dict[str, Any] = {
             "model": self.folder,
-            "dtype": DTYPES[self.run.trainer.dtype],
+            "dtype": TORCH_NAMES[self.run.trainer.dtype],
             "seed": self.run.trainer.seed,
             "tensor_parallel_size": rollout.tensor_parallel_size,
             "mm_encoder_tp_mode": rollout.mm_encoder_tp_mode,
@@ -158,6 +158,7 @@ class VllmEngine:
 
     async def _ended(self) -> None:
         self._engine.shutdown()
+        del self._engine  # while everything that it needs to end is still there
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -141,6 +141,7 @@ class WeightSync:
             together(
                 lambda: self.trainer.meet(session),
                 [_meeting(engine, each) for engine, each in zip(engines, told, strict=True)],
+                session.close,
             )
         except BaseException:
             session.close()

@@ -49,7 +49,11 @@ class Sender:
 
     def meet(self) -> None:
         """Waits for the receivers."""
-        self.outbox.accept()
+        try:
+            self.outbox.accept()
+        except BaseException:
+            self.close()
+            raise
 
     @torch.no_grad()
     def send(self, which: str) -> Counter[int]:

@@ -38,6 +38,7 @@ from hpt_megatron.weights.publish.session import Session
 TOKEN = struct.Struct("<ii q")  # parcel's bucket, nothing, where it lies
 ALIGNED = 64
 WAIT_S = 0.005
+LOOK_S = 0.5
 
 
 def halves(sizes: Sequence[tuple[int, bool]]) -> tuple[int, int]:
@@ -72,10 +73,10 @@ class SharedOutbox:
     def accept(self) -> None:
         """Waits for every receiver, and tells each how to open the buffer."""
         deadline = time.monotonic() + self.session.timeout_s
+        self._listener.settimeout(LOOK_S)
         while len(self._peers) < len(self.receivers):
-            self._listener.settimeout(max(0.001, deadline - time.monotonic()))
             try:
-                peer, _ = self._listener.accept()
+                peer = self._next(deadline)
                 peer.settimeout(self.session.timeout_s)
                 (rank,) = struct.unpack("<i", _exactly(peer, 4, "a receiver"))
                 peer.sendall(struct.pack("<i", len(self._told)) + self._told)
@@ -86,6 +87,17 @@ class SharedOutbox:
             self._peers[rank] = peer
         for name in (self._path, self.session.folder / f"{self.rank}.socket"):
             name.unlink(missing_ok=True)
+
+    def _next(self, deadline: float) -> socket.socket:
+        """Whoever comes; an end, if the driver has given the session up meanwhile."""
+        while True:
+            try:
+                return self._listener.accept()[0]
+            except TimeoutError:
+                if not self.session.folder.exists():
+                    raise HptError("the session was given up", where=f"trainer rank {self.rank}") from None
+                if time.monotonic() > deadline:
+                    raise
 
     def slot(self, parcel: Parcel) -> Tensor:
         """Bytes to pack a parcel into, free for it."""
@@ -142,8 +154,12 @@ class SharedInbox:
         self.counted: Counter[int] = Counter()  # bytes by sender
         self._peers: dict[int, socket.socket] = {}
         self._memory: dict[int, Tensor] = {}
-        for sender in senders:
-            self._meet(sender)
+        try:
+            for sender in senders:
+                self._meet(sender)
+        except BaseException:
+            self.close()  # those that were met must not wait for this side
+            raise
 
     def _meet(self, sender: int) -> None:
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -153,6 +169,8 @@ class SharedInbox:
                 peer.connect(str(self.session.folder / f"{sender}.socket"))
                 break
             except (FileNotFoundError, ConnectionRefusedError):
+                if not self.session.folder.exists():
+                    raise HptError("the session was given up", where=f"engine rank {self.rank}") from None
                 if time.monotonic() > deadline:
                     raise HptError(f"trainer rank {sender} did not come", where=f"engine rank {self.rank}") from None
                 time.sleep(WAIT_S)

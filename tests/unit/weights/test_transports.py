@@ -182,6 +182,19 @@ def test_a_receiver_that_does_not_come_is_named():
     meeting.session.close()
 
 
+def test_a_session_that_is_given_up_lets_everybody_go():
+    """The engine refused the plan, say: the trainer need not wait for a deadline."""
+    meeting = Meeting("shared", timeout_s=600)
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        works = [pool.submit(meeting.sends, 0), pool.submit(meeting.receives, 0)]  # rank 1 never comes
+        time.sleep(0.2)
+        meeting.session.close()
+        for work in works:
+            assert isinstance(work.exception(), HptError)
+    assert time.monotonic() - started < 60
+
+
 def test_a_sender_refuses_parameters_that_are_not_the_plans():
     meeting = Meeting("shared")
     own = {"all": sent_by(meeting.packed, 0)}
