@@ -11,7 +11,7 @@ parallelism cuts them, all but the rotary angles and what the head reads.
     recompute=full         h alone; one layer at a time is computed again
     beside a layer         the largest of: gradients of the halves, or of a matrix
     the head               logits of 1,024 tokens, two or three times; the gradient of the output matrix in float32
-    the tower              transformers' modules, not fused: norms in float32, q, k, v twice, four tensors of the MLP
+    the tower              transformers' modules, not fused: norms in float32, five tensors of attention, four of the MLP
 
 Invariants
     1. The twins' numbers are those of the tensors that are alive in our own modules on the CPU, counted by torch
@@ -139,9 +139,13 @@ def tower_kept(vision: VisionConfig, setting: Setting) -> int:
 
 
 def tower_block(wide: int, inner: int, element: int) -> int:
-    """Bytes per patch of one block: two norms (float32 input and result, cast, output), attention, MLP."""
-    norm = wide * (8 + 2 * element if element < 4 else 12)
-    return 2 * norm + (10 * wide + 4 * inner) * element
+    """Bytes per patch of one block: two norms (input in float32, cast, output), attention, MLP.
+
+    >>> tower_block(64, 128, 4) // 4, tower_block(1280, 3420, 2)
+    (1216, 60640)
+    """
+    norm = wide * (4 + 2 * element)
+    return 2 * norm + (5 * wide + 4 * inner) * element
 
 
 def tower_beside(vision: VisionConfig, setting: Setting) -> int:

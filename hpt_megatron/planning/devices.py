@@ -152,7 +152,7 @@ def this_host(processes: int) -> Device:
         source="measured now: free memory, one thread's float32 matrix product, one copy of 64 MiB",
         processes=True,
         usable=1.0,
-        runtime=6_000_000,
+        runtime=5_000_000,
         product_share=0.5,  # small products, and everything between them, beside one large product
         attention_share=0.25,
         memory_share=1.0,

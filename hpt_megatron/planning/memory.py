@@ -39,7 +39,7 @@ from hpt_megatron.planning.workload import Workload
 
 PHASES = ("rollout", "log-probs", "update", "publish")
 GLOO_MESSAGES = 8  # copies of a pack's hidden states that gloo's threads hold on to, measured
-GRAPH = 4_000_000  # bytes, whatever the pack; measured
+GRAPH = 5_000_000  # bytes, whatever the pack; measured
 BUCKET = 40_000_000  # elements (`mcore/step/optimizer.py:BUCKET`)
 ROWS_BYTES = 120  # per token of a pack: ids, three positions, a dozen columns
 

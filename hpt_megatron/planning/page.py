@@ -160,10 +160,11 @@ def layouts(plan: dict[str, Any]) -> list[str]:
         f'<td>{escape(one["phase"])}</td><td class="n">{size(one["bytes"])}</td></tr>'
         for one in ranked[:20]
     )
+    heads = "".join(f"<th>{head}</th>" for head in ("tokens/s", "layout", "fullest phase", ""))
     return [
         "<h2>Layouts</h2>",
         f"<p>{len(ranked):,} fit, {len(refused):,} are refused; the best by predicted tokens per second:</p>",
-        f'<div class="wide"><table><tr><th>tokens/s</th><th>layout</th><th>fullest phase</th><th></th></tr>{rows}</table></div>',
+        f'<div class="wide"><table><tr>{heads}</tr>{rows}</table></div>',
     ]
 
 
