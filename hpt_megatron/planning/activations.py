@@ -11,7 +11,7 @@ parallelism cuts them, all but the rotary angles and what the head reads.
     recompute=full         h alone; one layer at a time is computed again
     beside a layer         the largest of: gradients of the halves, or of a matrix
     the head               logits of 1,024 tokens, two or three times; the gradient of the output matrix in float32
-    the tower              transformers' modules, not fused: norms in float32, five tensors of attention, four of the MLP
+    the tower              transformers' modules, not fused: norms in float32, five tensors of attention, four of MLP
 
 Invariants
     1. The twins' numbers are those of the tensors that are alive in our own modules on the CPU, counted by torch

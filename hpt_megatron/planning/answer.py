@@ -218,11 +218,17 @@ def problems_of(run: RunConfig) -> list[Problem]:
         found = phases(run, LARGEST, Workload.of(run))
     except UserError as error:
         return [Problem("layout", own_text(run), str(error))]
-    whys = [(phase, why) for phase in found if (why := too_large(phase, LARGEST.room))]
     right = "a layout that fits: `hpt plan` lists them"
-    return [
-        Problem("layout", own_text(run), f"{why}, the largest device known ({LARGEST.title})", right) for _, why in whys
-    ]
+    engine, share = engine_of(run, LARGEST), run.rollout.gpu_memory_utilization
+    if engine.sequences < 1:
+        why = f"on {LARGEST.title} the engine's weights leave no room for a sequence of {engine.longest} tokens"
+        return [Problem("rollout.gpu_memory_utilization", share, why, "more, or a larger tensor_parallel_size")]
+    why = too_large(most(found), LARGEST.room)
+    return (
+        [Problem("layout", own_text(run), f"{why}; no larger device is known than {LARGEST.title}", right)]
+        if why
+        else []
+    )
 
 
 def own_text(run: RunConfig) -> str:

@@ -21,7 +21,9 @@ GIB = 2**30
 WIDE, LEFT, HIGH, STEP = 960, 110, 28, 46
 COLOURS = (
     *("#3b6ea5", "#c96a3d", "#5a8f5a", "#8a6bb0", "#b5a03a", "#4f9aa3"),
-    *("#b0527a", "#7a7a7a", "#a8743f", "#5566c0", "#7ea63f", "#c4585a"),
+    *("#b0527a", "#6f6f6f", "#a8743f", "#5566c0", "#6d9436", "#c4585a"),
+    *("#2f8f7f", "#9c4f96", "#8c8440", "#37618e", "#d08a2e", "#6b4f3a"),
+    *("#4a7d2c", "#a13d3d", "#5b5ba8", "#3f8fc0", "#8f6f9f", "#555f6b"),
 )
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1040px; padding: 0 1rem;
@@ -31,8 +33,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .15rem .7rem .15rem 0; text-align: left; vertical-align: top; }
 td.n { text-align: right; } .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
 svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: #1c1c1c; }
+svg text.on { fill: #fff; } svg rect { stroke: #fff; stroke-width: .5; }
 .wide { overflow-x: auto; }
-@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616; } svg text { fill: #e6e6e6; } }
+@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616; } svg text { fill: #e6e6e6; }
+  svg text.on { fill: #fff; } }
 """
 
 
@@ -64,6 +68,13 @@ def block(x: float, y: float, width: float, colour: str, said: str) -> str:
     return f"{box}<title>{escape(said)}</title></rect>"
 
 
+def inside(x: float, y: float, width: float, said: str) -> str:
+    """A text on a block that is wide enough for it."""
+    if width < 6.5 * len(said) + 12:
+        return ""
+    return f'<text class="on" x="{x + 6:.2f}" y="{y + 19:g}" text-anchor="start">{escape(said)}</text>'
+
+
 def label(x: float, y: float, said: str, anchor: str = "start") -> str:
     """A text."""
     return f'<text x="{x:.2f}" y="{y:g}" text-anchor="{anchor}">{escape(said)}</text>'
@@ -89,6 +100,7 @@ def memory(plan: dict[str, Any]) -> list[str]:
         for term in phase["terms"]:
             width = term["bytes"] * scale
             parts.append(block(at, y, width, colour[term["name"]], f"{term['name']}: {size(term['bytes'])}"))
+            parts.append(inside(at, y, width, term["name"]))
             at += width
         mark = "" if phase["fits"] else ", does not fit"
         parts.append(label(at + 6, y + 19, size(phase["bytes"]) + mark))
@@ -124,6 +136,7 @@ def timeline(plan: dict[str, Any]) -> list[str]:
     for part in step["parts"]:
         name, width = f"{part['phase']}: {part['name']}", part["seconds"] * scale
         parts.append(block(at, 30, width, colour[name], f"{name}: {part['seconds']:.3f} s"))
+        parts.append(inside(at, 30, width, part["name"]))
         at += width
     at = float(LEFT)
     for phase, seconds in step["phases"].items():
