@@ -28,8 +28,9 @@ from hpt_megatron.mcore.local_processes import run as run_processes
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.rows import components
 from hpt_megatron.planning.answer import publishing
-from hpt_megatron.planning.devices import Asked, read_devices, this_host
-from hpt_megatron.planning.memory import engine_of, phases
+from hpt_megatron.planning.devices import LINK_RATES, Asked, read_devices, this_host
+from hpt_megatron.planning.engine import engine_of
+from hpt_megatron.planning.memory import phases
 from hpt_megatron.planning.parameters import stages_of
 from hpt_megatron.planning.step_time import step_time
 from hpt_megatron.planning.workload import Workload
@@ -146,19 +147,39 @@ def planned(*words: str, devices: str = "") -> tuple[RunConfig, Asked, Workload]
     return run, asked, Workload.of(run)
 
 
-def row(what: str, published: str, told: str, difference: str) -> None:
+def row(source: str, what: str, published: str, told: str, difference: str) -> None:
     """One line of the table."""
-    print(f"{what:<62}{published:>22}{told:>16}{difference:>14}")
+    print(f"{source:<16}{what:<58}{published:>16}{told:>12}{difference:>12}")
 
 
 def show_published() -> None:
     """Layouts and figures that others have published, with what is predicted for them."""
-    row("", "published", "predicted", "difference")
+    row("source", "", "there", "predicted", "difference")
     for name, total, over_8 in (("3b", 68, 28), ("7b", 149, 62), ("32b", 602, 251), ("72b", 1321, 551)):
-        size = parameters(load([f"model=qwen2.5-vl-{name}"]).run.model)
-        for what, published, each in ((f"{name}: 18 bytes a parameter, GB", total, 18), ("", over_8, 6 + 12 / 8)):
-            told = each * size / 1e9
-            row(what or f"{name}: optimizer over 8, GB", f"{published}", f"{told:,.0f}", f"{told / published - 1:+.1%}")
+        run, _, _ = planned(f"model=qwen2.5-vl-{name}", "layout=tp1", "layout.vocab_multiple=1", devices="h100:8")
+        held = stages_of(run.model, run.layout)[0].all.held
+        for what, there, each in (
+            ("weights, gradients, optimizer, GB", total, 18),
+            ("optimizer over 8, GB", over_8, 7.5),
+        ):
+            told = each * held / 1e9
+            row("computed", f"{name}: {what}", f"{there}", f"{told:,.0f}", f"{told / there - 1:+.1%}")
+    for name, nvlink, infiniband in (
+        ("3b", 0.017, 0.15),
+        ("7b", 0.037, 0.33),
+        ("32b", 0.149, 1.34),
+        ("72b", 0.326, 2.94),
+    ):
+        size = 2 * parameters(load([f"model=qwen2.5-vl-{name}"]).run.model) / 1e9
+        for link, there in (("NVLink4", nvlink), ("InfiniBand 400 Gb/s", infiniband)):
+            told = size / LINK_RATES[link]
+            row(
+                "computed",
+                f"{name}: the model once over {link}, s",
+                f"{there}",
+                f"{told:.3f}",
+                f"{told / there - 1:+.1%}",
+            )
     show_layouts()
     show_publishing()
     show_shares()
@@ -169,58 +190,73 @@ SHORT = (*SHORT, "data.max_prefix_len=3072", "rollout.max_model_len=4096", "trai
 
 
 def show_layouts() -> None:
-    """Published layouts of the four sizes, in packs of 4,096 tokens, recompute=full: does the trainer fit?"""
-    cases = (
-        ("3b on 1 GPU", "3b", "tp1", "h100:1", ()),
-        ("7b tp 2 on 2 GPUs", "7b", "tp2", "h100:2", ()),
-        ("7b tp 2, tower frozen, on 2 GPUs (72 GiB a GPU)", "7b", "tp2", "h100:2", ("trainer.freeze=[visual.*]",)),
-        ("32b tp 8 pp 2 on 16 GPUs", "32b", "tp8-pp2", "h100:16", ()),
-        ("72b tp 8 pp 4 on 32 GPUs", "72b", "tp8-pp4", "h100:32", ()),
+    """Published layouts of the four sizes, in packs of 4,096 tokens, recompute=full: does the trainer fit 80 GB?"""
+    recipes = (("3b", "tp1", 1), ("7b", "tp2", 2), ("32b", "tp8-pp2", 16), ("72b", "tp8-pp4", 32))
+    for name, layout, count in recipes:
+        told = update_gib(name, layout, count)
+        fits = "fits 80 GB" if told < 80e9 / GIB else "does not"
+        row("Megatron-Bridge", f"{name}: recipe {layout}, update", f"{count} GPUs", f"{told:.1f} GiB", fits)
+    told = update_gib("7b", "tp2", 2, "trainer.freeze=[visual.*]")
+    row(
+        "ms-swift",
+        "7b: all parameters, tp 2, tower frozen (its default)",
+        "2 x 72 GiB",
+        f"{told:.1f} GiB",
+        f"{told / 72 - 1:+.1%}",
     )
-    for what, name, layout, devices, words in cases:
-        given = (f"model=qwen2.5-vl-{name}", f"layout={layout}", "trainer.recompute=full", *SHORT, *words)
-        run, asked, work = planned(*given, devices=devices)
-        update = next(phase for phase in phases(run, asked.device, work, placed="trainer") if phase.name == "update")
-        published, told = ("72 GiB" if "72 GiB" in what else "runs on 80 GB"), update.bytes / GIB
-        difference = f"{told / 72 - 1:+.1%}" if "72 GiB" in what else f"{'fits' if told < 74.5 else 'does not'}"
-        row(what, published, f"{told:.1f} GiB", difference)
     run, asked, _ = planned("experiment=hpt-72b", devices="h100:64")
     held = engine_of(run, asked.device).weights / 1e9
-    row("72b: weights of one engine rank at tp 8, GB", "18.4", f"{held:.1f}", f"{held / 18.4 - 1:+.1%}")
     tower = stages_of(run.model, run.layout)[0].vision.held * 2 / 1e9
-    row("72b: the same without the tower, which every rank has whole", "18.4", f"{held - tower:.1f}", "")
+    row("computed", "72b: weights of an engine's rank at tp 8, GB", "18.4", f"{held:.1f}", f"{held / 18.4 - 1:+.1%}")
+    without = held - tower * 7 / 8
+    row("computed", "72b: the same, were the tower cut as well", "18.4", f"{without:.1f}", f"{without / 18.4 - 1:+.1%}")
+
+
+def update_gib(name: str, layout: str, count: int, *words: str) -> float:
+    """What a device needs in an update."""
+    given = (f"model=qwen2.5-vl-{name}", f"layout={layout}", "trainer.recompute=full", *SHORT, *words)
+    run, asked, work = planned(*given, devices=f"h100:{count}")
+    found = phases(run, asked.device, work, placed="trainer")
+    return next(phase.bytes for phase in found if phase.name == "update") / GIB
 
 
 def show_publishing() -> None:
-    """Seconds of publishing: full transfers of other systems, and what the links allow."""
-    cases = (("7b", "5.5 to 6.0 s", 5.5), ("32b", "17.7 s", 17.7), ("72b", "28.5 to 29.1 s", 28.5))
-    for name, published, least in cases:
-        count = {"7b": "h100:8", "32b": "h100:32", "72b": "h100:64"}[name]
-        run, asked, _ = planned(f"experiment=hpt-{name}", devices=count)
+    """Seconds of publishing: full transfers of another system, and what the links allow."""
+    cases = (("7b", "5.5 to 6.0 s", 5.5, 8), ("32b", "17.7 s", 17.7, 32), ("72b", "28.5 to 29.1 s", 28.5, 64))
+    for name, there, least, count in cases:
+        run, asked, _ = planned(f"experiment=hpt-{name}", devices=f"h100:{count}")
         told = publishing(run, asked)["seconds_in_turn"]
         row(
-            f"{name}: weights to the engines, NCCL, FSDP to SGLang",
-            published,
+            "verl",
+            f"{name}: full weights by NCCL, FSDP to SGLang, H100",
+            there,
             f"{told:.2f} s",
             f"1/{least / told:,.0f}",
         )
 
 
 def show_shares() -> None:
-    """Ratios that do not depend on a benchmark's own settings."""
+    """Ratios, which depend less on a benchmark's own settings."""
     used = {}
     for recompute in ("none", "full"):
         given = ("experiment=hpt-32b", f"trainer.recompute={recompute}")
         run, asked, work = planned(*given, devices="h100:32")
         used[recompute] = step_time(run, asked, work).utilization(asked.device)
     lost = 1 - used["full"] / used["none"]
-    row("32b: share of the peak lost to recompute=full", "about 30 %", f"{lost:.0%}", f"{lost / 0.3 - 1:+.0%}")
-    row("32b: share of the peak in an update (a 30B of experts there)", "31 to 40 %", f"{used['full']:.0%}", "")
-    for name, count in (("7b", "h100:8"), ("32b", "h100:32"), ("72b", "h100:64")):
-        run, asked, work = planned(f"experiment=hpt-{name}", devices=count)
+    row("verl", "32b: share of the peak lost to recompute=full", "about 30 %", f"{lost:.0%}", f"{lost / 0.3 - 1:+.0%}")
+    there = "40, 37, 31 %"
+    row("verl", "32b on 32, recompute=full: share of the peak (Qwen3-30B there)", there, f"{used['full']:.0%}", "")
+    for name, count in (("7b", 8), ("32b", 32), ("72b", 64)):
+        run, asked, work = planned(f"experiment=hpt-{name}", devices=f"h100:{count}")
         step = step_time(run, asked, work)
         share = step.of("rollout") / step.seconds
-        row(f"{name}: share of a step that is sampling", "about 80 %", f"{share:.0%}", f"{share / 0.8 - 1:+.0%}")
+        row(
+            "OpenRLHF",
+            f"{name}: share of a step that is sampling",
+            "about 80 %",
+            f"{share:.0%}",
+            f"{share / 0.8 - 1:+.0%}",
+        )
 
 
 def main() -> None:

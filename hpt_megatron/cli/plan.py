@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_megatron.cli.arguments import Parser
 from hpt_megatron.errors import UserError
+from hpt_megatron.planning.amounts import GIB, in_words
 
 if TYPE_CHECKING:
     from hpt_megatron.config.run import RunConfig
     from hpt_megatron.planning.devices import Asked
     from hpt_megatron.planning.workload import Assumed
 
-GIB = 2**30
 DEVICES = "devices="
 # What a layout is responsible for: with only such errors a plan can still say which layouts are legal.
 OF_LAYOUT = (
@@ -123,7 +123,7 @@ def show(plan: dict[str, Any], layouts: int) -> None:
     print(f"figures: {devices['source']}")
     print(f"\nown layout  {own['text']}")
     print("            " + ("legal, and it fits" if own["fits"] else f"REFUSED: {own['reason']}"))
-    if "step" not in plan:
+    if "planned" not in plan:
         show_layouts(plan, layouts)
         return
     if not own["fits"] and own["text"] != plan["planned"]["text"]:
@@ -131,7 +131,10 @@ def show(plan: dict[str, Any], layouts: int) -> None:
     elif not own["fits"]:
         print("            no layout fits; this is what the own one would need")
     show_memory(plan, room)
-    show_step(plan)
+    if "step" in plan:
+        show_step(plan)
+    else:
+        print("\na step has no end: the cache holds no sequence")
     show_layouts(plan, layouts)
 
 
@@ -141,18 +144,22 @@ def show_memory(plan: dict[str, Any], room: float) -> None:
     for phase in plan["memory"]:
         mark = "" if phase["fits"] else "  DOES NOT FIT"
         where = f"{phase['role']}, stage {phase['stage']}, {phase['moment']}"
-        print(f"  {phase['phase']:<10}{size(phase['bytes']):>11}  {where}{mark}")
+        print(f"  {phase['phase']:<10}{in_words(phase['bytes']):>11}  {where}{mark}")
         for term in sorted(phase["terms"], key=lambda term: -term["bytes"]):
-            print(f"{size(term['bytes']):>23}  {term['name']}")
+            print(f"{in_words(term['bytes']):>23}  {term['name']}")
+    print("\n  what each role holds at home, on its fullest stage:")
+    for role in plan["roles"]:
+        parts = ", ".join(f"{term['name']} {in_words(term['bytes'])}" for term in role["terms"])
+        print(f"  {role['role']:<10}{in_words(role['bytes']):>11}  {parts or 'rules on the host'}")
     engine, host = plan["engine"], plan["host"]
     print(
         f"\n  {engine['engines']} engines of {engine['tp']}: a cache of {engine['cached_tokens']:,} tokens, "
         f"{engine['sequences_of_the_greatest_length']:,} sequences of the greatest length, "
         f"{engine['sequences_at_once']:,} of the mean one at once"
     )
-    print(f"  host memory of the driver's node: {size(host['bytes'])}")
+    print(f"  host memory of the driver's node: {in_words(host['bytes'])}")
     for term in sorted(host["terms"], key=lambda term: -term["bytes"]):
-        print(f"{size(term['bytes']):>23}  {term['name']}")
+        print(f"{in_words(term['bytes']):>23}  {term['name']}")
 
 
 def show_step(plan: dict[str, Any]) -> None:
@@ -170,8 +177,8 @@ def show_step(plan: dict[str, Any]) -> None:
     print(
         f"\n  {step['tokens_per_s']:,.0f} tokens/s, {step['tokens_per_s_per_device']:,.0f} on each device; the update "
         f"uses {step['utilization']:.0%} of the peak\n"
-        f"  publishing: {published['buckets']} buckets, {size(published['bytes'])} in all, buffers of "
-        f"{size(published['buffer_bytes'])} at most"
+        f"  publishing: {published['buckets']} buckets, {in_words(published['bytes'])} in all, buffers of "
+        f"{in_words(published['buffer_bytes'])} at most"
     )
 
 
@@ -180,7 +187,7 @@ def show_layouts(plan: dict[str, Any], count: int) -> None:
     ranked, refused = plan["layouts"]["ranked"], plan["layouts"]["refused"]
     print(f"\nlayouts: {len(ranked):,} fit, {len(refused):,} refused; by predicted tokens/s:\n")
     for one in ranked[:count]:
-        fullest = f"{one['phase']} {size(one['bytes'])}"
+        fullest = f"{one['phase']} {in_words(one['bytes'])}"
         print(f"  {one['tokens_per_s']:>10,.0f}  {one['text']:<78}{fullest}")
     if not ranked:
         print("  none")
@@ -201,8 +208,3 @@ def kind_of(reason: str) -> str:
     while "##" in text or "#.#" in text:
         text = text.replace("##", "#").replace("#.#", "#")
     return text
-
-
-def size(number: int) -> str:
-    """Bytes in words."""
-    return f"{number / GIB:,.2f} GiB" if number >= GIB // 10 else f"{number / 2**20:,.2f} MiB"

@@ -14,6 +14,7 @@ Example:
 """
 
 from dataclasses import asdict, replace
+from math import isfinite
 from typing import Any
 
 from hpt_megatron.config.geometry import parameters
@@ -22,11 +23,11 @@ from hpt_megatron.config.rules.rollout import BYTES, MIB
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.planning.devices import HOST, LARGEST, LINK_RATES, Asked, read_devices
+from hpt_megatron.planning.engine import MOST_SEQUENCES, engine_of
 from hpt_megatron.planning.host_memory import of_node
 from hpt_megatron.planning.layouts import Layouts, applied, compare, own_choice, rule_against, too_large
-from hpt_megatron.planning.memory import Phase, engine_of, most, phases
-from hpt_megatron.planning.roles import roles_of
-from hpt_megatron.planning.step_time import MOST_SEQUENCES, StepTime, step_time
+from hpt_megatron.planning.memory import Phase, holdings, most, phases
+from hpt_megatron.planning.step_time import StepTime, step_time
 from hpt_megatron.planning.workload import Assumed, Workload
 from hpt_megatron.weights.plan.bucket import Bound, Plan, make_plan
 from hpt_megatron.weights.plan.cost import GB, cost
@@ -103,7 +104,7 @@ def plan_run(
         "planned": {**asdict(own_choice(chosen)), "text": str(own_choice(chosen))},
         "split": split,
         "workload": asdict(work),
-        "roles": [asdict(role) for role in roles_of(chosen)],
+        "roles": [{**asdict(one), "bytes": one.bytes} for one in holdings(chosen, asked.device, work)],
         "memory": [phase_data(phase, asked.device.room) for phase in found],
         "host": {"nodes": asked.nodes, **_host(chosen, asked, work, found, split)},
         "engine": {
@@ -117,7 +118,7 @@ def plan_run(
             "sequences_at_once": min(MOST_SEQUENCES, engine.cached_tokens // work.mean_length),
         },
         "publish": published,
-        "step": step_data(step, asked, split),
+        **({"step": step_data(step, asked, split)} if isfinite(step.seconds) else {}),
         "layouts": _layouts(layouts),
     }
 

@@ -25,7 +25,8 @@ from hpt_megatron.config.rules import rollout as rollout_rules
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.planning.devices import Asked
-from hpt_megatron.planning.memory import Phase, bucket_bytes, engine_of, home_bytes, phases, rollout_phase
+from hpt_megatron.planning.engine import engine_of
+from hpt_megatron.planning.memory import Phase, bucket_bytes, home_bytes, phases, rollout_phase
 from hpt_megatron.planning.parameters import stages_of
 from hpt_megatron.planning.roles import trainer_roles
 from hpt_megatron.planning.step_time import moves, passes, rollout, short_publish

@@ -6,8 +6,8 @@
     publish    the trainer's weights beside the engine's, and the buckets between them
 
 Colocated devices see all four phases. Split ones see rollout and publish on the engine's devices, the others on the
-trainer's. On a host, processes take the devices' place: the engine is a process beside them, and the trainer's weights
-stay where they are.
+trainer's. On a host, processes take the devices' place: the engine is a process beside them, and the trainer stays
+where it is.
 
 The moments of `update`: in `backward` activations and gradients of one layer or of the head; in `embedding` the dense
 gradient of the embedding, twice where it is tied, when activations are gone; in `step` what the optimizer needs beside
@@ -27,13 +27,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.config.rules.rollout import BYTES, MIB
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.planning import activations
 from hpt_megatron.planning.activations import Setting
 from hpt_megatron.planning.devices import Device
-from hpt_megatron.planning.parameters import Stage, engine_elements, stages_of
+from hpt_megatron.planning.engine import engine_of
+from hpt_megatron.planning.parameters import Stage, stages_of
 from hpt_megatron.planning.roles import POLICY, Role, trainer_roles
 from hpt_megatron.planning.workload import Workload
 
@@ -261,57 +261,10 @@ def largest_part(rank: Rank) -> int:
     return max(*ends, 2 * model.hidden_size * model.intermediate_size // layout.tp)
 
 
-def cache_per_token(model: ModelConfig, tp: int, element: int) -> int:
-    """Bytes of keys and values of one token on one rank of an engine."""
-    heads = max(1, model.num_key_value_heads // tp)
-    return 2 * model.num_hidden_layers * heads * model.head_dim * element
-
-
-@dataclass(frozen=True)
-class Engine:
-    """One rank of an engine: what it holds and how much it can sample at a time."""
-
-    weights: int
-    working: int
-    cache: int
-    per_token: int
-    longest: int
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens that fit into the cache."""
-        return max(0, self.cache) // self.per_token
-
-    @property
-    def sequences(self) -> int:
-        """Sequences of the greatest length that fit."""
-        return self.cached_tokens // self.longest
-
-
-ENGINE_BATCH = 8192  # tokens of one step of the engine, vLLM's `max_num_batched_tokens` for serving
-
-
-def engine_of(run: RunConfig, device: Device) -> Engine:
-    """The engine's share of a device: weights, a step's activations, and the cache in what is left."""
-    rollout, model, element = run.rollout, run.model, BYTES[run.trainer.dtype]
-    tp = rollout.tensor_parallel_size
-    held = engine_elements(model, tp, "data") * element
-    tokens = min(ENGINE_BATCH, rollout.max_model_len * 8)
-    wide = max(3 * model.intermediate_size // tp + 4 * model.hidden_size, 0)
-    sampled = 256 * (-(-model.vocab_size // tp)) * 4 * 2  # logits of the sequences that are sampled, float32, twice
-    working = tokens * wide * element + sampled
-    share = int(rollout.gpu_memory_utilization * device.memory)
-    return Engine(
-        weights=held,
-        working=working,
-        cache=share - held - working - device.runtime,
-        per_token=cache_per_token(model, tp, element),
-        longest=rollout.max_model_len,
-    )
-
-
 def rollout_phase(run: RunConfig, device: Device, split: bool = False) -> Phase:
-    """The engine awake; where it shares the device the trainer is moved out, and its process keeps its context."""
+    """The engine awake. On a shared device the trainer is moved out, and its process keeps its context; on a host
+    it has nowhere to go.
+    """
     engine = engine_of(run, device)
     terms = [
         ("engine weights", engine.weights),
@@ -319,6 +272,8 @@ def rollout_phase(run: RunConfig, device: Device, split: bool = False) -> Phase:
         ("cache of keys and values", engine.cache),
         ("context and libraries", (1 if split else 2) * device.runtime),
     ]
+    if device.processes and not split:
+        terms.append(("trainer, which stays", home_bytes(run, Workload.of(run), device)))
     return made("rollout", "engine", 0, "sampling", terms)
 
 
@@ -338,14 +293,37 @@ def publish_phase(run: RunConfig, device: Device, stage: Stage, bucket: int, spl
     return made("publish", "engine" if split else "policy", stage.rank, "a bucket on its way", terms)
 
 
+@dataclass(frozen=True)
+class Holding:
+    """What one role holds on a device when it is at home and nothing is computed."""
+
+    role: str
+    stage: int
+    terms: tuple[Term, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(term.bytes for term in self.terms)
+
+
+def holdings(run: RunConfig, device: Device, work: Workload) -> list[Holding]:
+    """Every role on its fullest stage; the reward's rules hold nothing on a device."""
+    moments, found = not run.trainer.optimizer_offload, []
+    for role in trainer_roles(run):
+        stages = telling(stages_of(run.model, run.layout, run.trainer.freeze if role.trained else (), role.vocabulary))
+        ranks = [Rank(run, device, work, role, stage) for stage in stages]
+        each = [(rank.stage.rank, [*weights(rank), *state(rank, moments=moments)]) for rank in ranks]
+        stage, terms = max(each, key=lambda one: sum(size for _, size in one[1]))
+        found.append(Holding(role.name, stage, tuple(Term(name, size) for name, size in terms if size)))
+    engine = engine_of(run, device)
+    cache = Term("cache of keys and values", max(0, engine.cache))
+    return [*found, Holding("reward", 0, ()), Holding("engine", 0, (Term("engine weights", engine.weights), cache))]
+
+
 def home_bytes(run: RunConfig, work: Workload, device: Device) -> int:
     """What the policy's trainer has at home between passes, on its fullest stage."""
-    found = 0
-    for stage in telling(stages_of(run.model, run.layout, run.trainer.freeze)):
-        rank = Rank(run, device, work, POLICY, stage)
-        terms = [*weights(rank), *state(rank, moments=not run.trainer.optimizer_offload)]
-        found = max(found, sum(size for _, size in terms))
-    return found
+    return holdings(run, device, work)[0].bytes
 
 
 def bucket_bytes(run: RunConfig) -> int:

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-GIB = 2**30
+from hpt_megatron.planning.amounts import in_words
+
 WIDE, LEFT, HIGH, STEP = 960, 110, 28, 46
 COLOURS = (
     *("#3b6ea5", "#c96a3d", "#5a8f5a", "#8a6bb0", "#b5a03a", "#4f9aa3"),
@@ -46,10 +47,10 @@ def page(plan: dict[str, Any]) -> str:
     title = f"{plan['asked']}: {devices['count']} x {devices['title']}"
     verdict = "legal, and it fits" if own["fits"] else f"refused: {own['reason']}"
     body = [f"<h1>{escape(title)}</h1>", f"<p>Own layout: {escape(own['text'])}; {escape(verdict)}.</p>"]
-    if "step" in plan:
+    if "planned" in plan:
         planned = plan["planned"]["text"]
         body.append(f"<p>Drawn for {escape(planned)}. Figures: {escape(devices['source'])}.</p>")
-        body += [*memory(plan), *timeline(plan)]
+        body += [*memory(plan), *(timeline(plan) if "step" in plan else [])]
     body += layouts(plan)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
@@ -99,22 +100,22 @@ def memory(plan: dict[str, Any]) -> list[str]:
         parts.append(label(LEFT - 8, y + 19, phase["phase"], "end"))
         for term in phase["terms"]:
             width = term["bytes"] * scale
-            parts.append(block(at, y, width, colour[term["name"]], f"{term['name']}: {size(term['bytes'])}"))
+            parts.append(block(at, y, width, colour[term["name"]], f"{term['name']}: {in_words(term['bytes'])}"))
             parts.append(inside(at, y, width, term["name"]))
             at += width
         mark = "" if phase["fits"] else ", does not fit"
-        parts.append(label(at + 6, y + 19, size(phase["bytes"]) + mark))
+        parts.append(label(at + 6, y + 19, in_words(phase["bytes"]) + mark))
     bottom = 8 + len(phases) * STEP
     edge = LEFT + room * scale
     parts.append(
         f'<line x1="{edge:.2f}" x2="{edge:.2f}" y1="2" y2="{bottom}" stroke="#b00020" stroke-dasharray="5 3"/>'
     )
-    parts.append(label(edge, bottom + 14, f"room of the device: {size(room)}", "end"))
+    parts.append(label(edge, bottom + 14, f"room of the device: {in_words(room)}", "end"))
     heads = "".join(f"<th>{escape(phase['phase'])}</th>" for phase in phases)
     rows = []
     for name in colour:
         found = [next((term["bytes"] for term in phase["terms"] if term["name"] == name), 0) for phase in phases]
-        cells = "".join(f'<td class="n">{size(each) if each else ""}</td>' for each in found)
+        cells = "".join(f'<td class="n">{in_words(each) if each else ""}</td>' for each in found)
         rows.append(f"<tr><td>{key(colour[name])}{escape(name)}</td>{cells}</tr>")
     moments = "; ".join(
         f"{phase['phase']}: {phase['role']}, stage {phase['stage']}, {phase['moment']}" for phase in phases
@@ -170,7 +171,7 @@ def layouts(plan: dict[str, Any]) -> list[str]:
     ranked, refused = plan["layouts"]["ranked"], plan["layouts"]["refused"]
     rows = "".join(
         f'<tr><td class="n">{one["tokens_per_s"]:,.0f}</td><td>{escape(one["text"])}</td>'
-        f'<td>{escape(one["phase"])}</td><td class="n">{size(one["bytes"])}</td></tr>'
+        f'<td>{escape(one["phase"])}</td><td class="n">{in_words(one["bytes"])}</td></tr>'
         for one in ranked[:20]
     )
     heads = "".join(f"<th>{head}</th>" for head in ("tokens/s", "layout", "fullest phase", ""))
@@ -184,8 +185,3 @@ def layouts(plan: dict[str, Any]) -> list[str]:
 def key(colour: str) -> str:
     """The square of a legend."""
     return f'<span class="key" style="background:{colour}"></span>'
-
-
-def size(number: int) -> str:
-    """Bytes in words."""
-    return f"{number / GIB:,.2f} GiB" if number >= GIB // 10 else f"{number / 2**20:,.2f} MiB"

@@ -17,7 +17,7 @@ Example:
 
 from dataclasses import dataclass
 
-from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.config.algorithm import needs_reference
 from hpt_megatron.config.run import RunConfig
 
 
@@ -32,11 +32,6 @@ class Role:
 
 POLICY, REFERENCE, CRITIC = Role("policy", True, True), Role("reference", False, True), Role("critic", True, False)
 REWARD, ENGINE = Role("reward", False, False), Role("engine", False, True)
-
-
-def needs_reference(algorithm: AlgorithmConfig) -> bool:
-    """A KL term has a weight, in the loss or in the reward."""
-    return (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0
 
 
 def roles_of(run: RunConfig) -> list[Role]:

@@ -25,12 +25,12 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.layout.cost import head_cost, language_cost
 from hpt_megatron.planning.communication import Exchange, of_gradients, of_pipeline, of_sequence
 from hpt_megatron.planning.devices import Asked, Device
-from hpt_megatron.planning.memory import Engine, engine_of, telling
+from hpt_megatron.planning.engine import MOST_SEQUENCES, Engine, engine_of
+from hpt_megatron.planning.memory import telling
 from hpt_megatron.planning.parameters import Stage, stages_of
 from hpt_megatron.planning.roles import CRITIC, POLICY, Role, trainer_roles
 from hpt_megatron.planning.workload import Workload
 
-MOST_SEQUENCES = 256  # that an engine samples at a time, vLLM's `max_num_seqs`
 TAIL = 8  # of so many sequences one is still being sampled while the longest end
 
 
@@ -142,7 +142,7 @@ def rollout(run: RunConfig, asked: Asked, work: Workload, engine: Engine, device
     engines = max(1, devices // tp)
     product = device.flops * device.product_share * tp
     prompts = (language_cost(model, work.prompt) + work.images * work.image_cost) * work.prompts / engines / product
-    rows = work.rows / engines
+    rows = max(1.0, work.rows / engines)
     fitting = engine.cached_tokens // work.mean_length
     at_once = min(rows, MOST_SEQUENCES, fitting)
     if at_once < 1:

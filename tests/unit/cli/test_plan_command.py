@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from hpt_megatron.cli.main import main
-from hpt_megatron.cli.plan import kind_of, run, size
+from hpt_megatron.cli.plan import kind_of, run
+from hpt_megatron.planning.amounts import in_words
 from hpt_megatron.planning.page import page
 
 
@@ -29,9 +30,9 @@ def test_the_text_says_what_the_json_says(capsys, seven):
     text = capsys.readouterr().out
     assert "own layout  tp 4, pp 1, vpp 1, cp 1, dp 2, recompute selective, engines of 2" in text
     for phase in seven["memory"]:
-        assert f"  {phase['phase']:<10}{size(phase['bytes']):>11}  {phase['role']}, stage" in text
+        assert f"  {phase['phase']:<10}{in_words(phase['bytes']):>11}  {phase['role']}, stage" in text
         for term in phase["terms"]:
-            assert f"{size(term['bytes']):>23}  {term['name']}\n" in text
+            assert f"{in_words(term['bytes']):>23}  {term['name']}\n" in text
     for part in seven["step"]["parts"]:
         assert f"{part['phase']}: {part['name']}" in text
     assert f"{seven['step']['tokens_per_s']:,.0f} tokens/s" in text
@@ -125,7 +126,7 @@ def test_the_page_is_one_file_and_its_pictures_are_to_scale(capsys, tmp_path):
     titles = [title.text for title in bars.iter(f"{tag}title")]
     for phase in plan["memory"]:
         for term in phase["terms"]:
-            assert f"{term['name']}: {size(term['bytes'])}" in titles
+            assert f"{term['name']}: {in_words(term['bytes'])}" in titles
 
 
 def test_a_page_escapes_what_it_is_given(seven):

@@ -10,7 +10,8 @@ import pytest
 from hpt_megatron.config.load import load
 from hpt_megatron.planning.activations import Setting, in_flight, layer_kept
 from hpt_megatron.planning.devices import NAMED
-from hpt_megatron.planning.memory import PHASES, cache_per_token, engine_of, phases, update
+from hpt_megatron.planning.engine import cache_per_token, engine_of
+from hpt_megatron.planning.memory import PHASES, holdings, phases, update
 from hpt_megatron.planning.memory import Rank as OfStage
 from hpt_megatron.planning.parameters import stages_of
 from hpt_megatron.planning.roles import POLICY, roles_of
@@ -118,6 +119,20 @@ def test_the_models_of_a_run_follow_its_algorithm():
     assert names() == ["policy", "reward", "engine"]
     assert names("algorithm.kl_ctrl.kl_coef=0.1") == ["policy", "reference", "reward", "engine"]
     assert names("algorithm.adv_estimator=gae") == ["policy", "critic", "reward", "engine"]
+
+
+def test_each_role_holds_what_it_trains_or_reads():
+    """Of 7B over tp 4 and dp 2: weights 2, gradients 4, optimizer 12 / 2 bytes a parameter; the reference weights."""
+    run = load(["experiment=hpt-7b", "algorithm.adv_estimator=gae", "algorithm.kl_ctrl.kl_coef=0.1"]).run
+    held = {one.role: one for one in holdings(run, H100, Workload.of(run))}
+    assert list(held) == ["policy", "reference", "critic", "reward", "engine"]
+    (stage,) = stages_of(run.model, run.layout)
+    assert held["policy"].bytes == 12 * stage.all.held
+    assert held["reference"].bytes == 2 * stage.all.held
+    head = stage.output.held - run.model.hidden_size
+    assert held["critic"].bytes == 12 * (stage.all.held - head + run.model.hidden_size + 1)
+    assert held["reward"].bytes == 0
+    assert held["engine"].bytes == engine_of(run, H100).weights + engine_of(run, H100).cache
 
 
 def test_a_pack_takes_no_more_patches_than_the_run_allows():

@@ -12,7 +12,7 @@ from hpt_megatron.layout.cost import head_cost, language_cost, vision_cost
 from hpt_megatron.planning.answer import publishing
 from hpt_megatron.planning.communication import links, of_gradients, of_sequence, ring
 from hpt_megatron.planning.devices import LINK_RATES, NAMED, read_devices
-from hpt_megatron.planning.memory import engine_of
+from hpt_megatron.planning.engine import engine_of
 from hpt_megatron.planning.parameters import stages_of
 from hpt_megatron.planning.roles import POLICY
 from hpt_megatron.planning.step_time import decoding, optimizer, passes, rollout, stage_seconds, step_time
