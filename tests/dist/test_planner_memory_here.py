@@ -18,11 +18,11 @@ from hpt_megatron.config.load import load
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.rows import components
-from hpt_megatron.planning.activations import Setting, layer_kept
+from hpt_megatron.planning.activations import Setting, layer_kept, tower_kept
 from hpt_megatron.planning.devices import this_host
 from hpt_megatron.planning.memory import phases
 from hpt_megatron.planning.workload import Workload
-from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.batch import Batch, Images
 from hpt_megatron.protocol.rows import Rows
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,24 @@ def pack_of(length):
     return Batch.of_text(rows.with_tokens(**columns, trained=rows.position > 0))
 
 
+def pictures_of(run, count):
+    """So many rows, each with an image of 8 x 8 patches and 24 tokens of text."""
+    generator, vision, holder = torch.Generator().manual_seed(0), run.model.vision, run.model.image_token_id
+    length = 16 + 24
+    ids = torch.randint(0, 400, (count, length), generator=generator)
+    ids[:, 2:18] = holder
+    weight = torch.where(ids != holder, 1.0 / ids.numel(), 0.0)
+    weight[:, 0] = 0.0
+    columns = {f"weight_{name}": weight.flatten() for name in ("rl", "sft", "entropy", "kl")}
+    columns |= {name: torch.full((ids.numel(),), -7.0) for name in ("old_logp", "ref_logp", "credit")}
+    rows = Rows(torch.full((count,), length), {"ids": ids.flatten()}, {"prompt": torch.arange(count)})
+    channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    patches = torch.randn(64 * count, channels, generator=generator)
+    images = Images(torch.tensor([[1, 8, 8]] * count), patches, torch.zeros(count))
+    shown, counts = torch.arange(count), torch.ones(count, dtype=torch.int64)
+    return Batch(rows.with_tokens(**columns, trained=weight.flatten() != 0), images, shown, counts)
+
+
 def most_resident(where, run, length):
     """What a worker gains at most over its imports, in log-probs and two updates."""
     imported, seen, done = resident(), [resident()], threading.Event()
@@ -69,13 +87,13 @@ def most_resident(where, run, length):
     return max(seen) - imported, skipped
 
 
-def most_alive(where, runs, length):
+def most_alive(where, runs, length, images=0):
     """Bytes of tensors alive at most while gradients of a pack are computed, of one run after the other."""
     found = []
     for run in runs:
         worker = MegatronWorker(run)
         worker.start(where)
-        batch = pack_of(length)
+        batch = pictures_of(run, images) if images else pack_of(length)
         worker.accumulate([batch], components("clip"))
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             worker.accumulate([batch], components("clip"))
@@ -115,3 +133,16 @@ def test_a_layer_keeps_alive_what_is_planned(recompute):
     ((two, four),) = run_processes(1, most_alive, runs, 2048)
     setting = Setting(layout=runs[0].layout, element=4, fused=False, recompute=recompute, tokens=2048)
     assert 2 * layer_kept(runs[0].model, setting) == pytest.approx(four - two, rel=0.01)
+
+
+@pytest.mark.parametrize("wide", [64, 256])
+def test_the_tower_keeps_alive_what_is_planned(wide):
+    """Four blocks more, and four blocks' activations more; the tower is most of what this model keeps."""
+    words = ("trainer.overlap_communication=false", "model.num_hidden_layers=1", f"model.vision.hidden_size={wide}")
+    runs = [of_tiny(2048, 1, *words, f"model.vision.depth={depth}") for depth in (4, 8)]
+    ((four, eight),) = run_processes(1, most_alive, runs, 2048, 48)
+    setting = Setting(
+        layout=runs[0].layout, element=4, fused=False, recompute="selective", tokens=2048, patches=48 * 64
+    )
+    planned = [tower_kept(run.model.vision, setting) for run in runs]
+    assert planned[1] - planned[0] == pytest.approx(eight - four, rel=0.02)

@@ -9,8 +9,9 @@ import pytest
 
 from hpt_megatron.config.load import load
 from hpt_megatron.planning.activations import Setting, in_flight, layer_kept
-from hpt_megatron.planning.devices import NAMED
+from hpt_megatron.planning.devices import NAMED, read_devices
 from hpt_megatron.planning.engine import cache_per_token, engine_of
+from hpt_megatron.planning.host_memory import of_node
 from hpt_megatron.planning.memory import PHASES, holdings, phases, update
 from hpt_megatron.planning.memory import Rank as OfStage
 from hpt_megatron.planning.parameters import stages_of
@@ -141,3 +142,18 @@ def test_a_pack_takes_no_more_patches_than_the_run_allows():
     assert Workload.of(run).rank_patches <= 1500
     assert Workload.of(replace(run, layout=replace(run.layout, tp=1))).rank_patches == 1500
     assert Workload.of(replace(free, layout=replace(free.layout, tp=1))).rank_patches == 3 * 1024
+
+
+def test_host_memory_holds_what_is_moved_out_and_the_images_of_a_step():
+    """7B on 8 devices: weights 2 and optimizer 12 / 2 bytes a parameter of each; 128 images of 1,024 patches, twice."""
+    run = load(["experiment=hpt-7b"]).run
+    asked, work = read_devices("h100:8"), Workload.of(run)
+    found = {term.name: term.bytes for term in of_node(run, asked, work, phases(run, H100, work))}
+    (stage,) = stages_of(run.model, run.layout)
+    assert found["policy moved out of 8 devices"] == 8 * 8 * stage.all.held
+    assert found["images of a step"] == 2 * 128 * 1024 * 1176 * 4
+    assert found["processes with their imports"] == 17 * 350 * 2**20
+    split = {term.name for term in of_node(run, asked, work, phases(run, H100, work), split=True)}
+    assert "policy moved out of 8 devices" not in split
+    on_host = of_node(run, read_devices("host:8"), work, phases(run, H100, work))
+    assert next(term for term in on_host if term.name == "processes at work").bytes > 8 * 50 * GIB
