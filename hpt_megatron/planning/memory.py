@@ -207,7 +207,7 @@ def backward(rank: Rank) -> list[tuple[str, int]]:
         if rank.tied_here:  # it waits for the embedding's, in the model's precision
             waiting = rank.rows * model.hidden_size * rank.element
             options[0].append(("gradient of the tied matrix", waiting))
-    if stage.first and model.vision is not None and setting.patches:
+    if stage.vision.trained and model.vision is not None and setting.patches:  # a frozen tower keeps nothing
         packs = activations.packs_in_flight(rank.run.layout, stage.rank, setting.packs)
         terms.append(("activations of the tower", packs * activations.tower_kept(model.vision, setting)))
         options.append([("the tower at work", activations.tower_beside(model.vision, setting))])
@@ -223,7 +223,7 @@ def embedding(rank: Rank) -> list[tuple[str, int]]:
     setting, model = rank.setting(), rank.run.model
     layers = activations.in_flight(rank.run.layout, rank.stage.rank, setting.packs, rank.stage.layers)
     kept = layers * activations.layer_kept(model, setting)
-    if rank.stage.first and model.vision is not None:
+    if rank.stage.vision.trained and model.vision is not None:
         kept += activations.tower_kept(model.vision, setting)
     own = activations.layer_kept(model, setting, "none") + activations.layer_beside(model, setting)
     return [

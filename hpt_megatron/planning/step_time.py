@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.config.rules.rollout import BYTES
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.layout.cost import head_cost, language_cost
@@ -73,9 +74,9 @@ class StepTime:
 
 
 @lru_cache(maxsize=1024)
-def _linear(model: object, length: int, cost: float) -> float:
+def _linear(model: ModelConfig, length: int, cost: float) -> float:
     """The part of a sequence's cost that grows with its length alone."""
-    once = language_cost(model, 1)  # type: ignore[arg-type]
+    once = language_cost(model, 1)
     square = (cost - length * once) / (length * length - length) if length > 1 else 0.0
     return cost - square * length * length
 
@@ -92,8 +93,9 @@ def stage_seconds(run: RunConfig, device: Device, work: Workload, stage: Stage, 
     head = head if stage.last and role.vocabulary else 0.0
     tower = work.image_cost * work.images * rows / (layout.tp * layout.cp) / product if stage.first else 0.0
     forward = decoder + attended + head + tower
-    again = {"none": 0.0, "selective": attended, "full": decoder + attended + tower}[trainer.recompute]
-    return [forward, 2 * forward + again + head]
+    learned = tower if stage.vision.trained else 0.0  # no gradient passes through a frozen tower
+    again = {"none": 0.0, "selective": attended, "full": decoder + attended + learned}[trainer.recompute]
+    return [forward, 2 * (forward - tower + learned) + again + head]
 
 
 def passes(run: RunConfig, asked: Asked, work: Workload, role: Role, train: bool) -> tuple[list[Part], list[Exchange]]:

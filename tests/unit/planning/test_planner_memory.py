@@ -82,6 +82,8 @@ def test_a_frozen_tower_has_weights_and_nothing_else():
     tower = 676_550_144
     assert frozen["weights"] == whole["weights"]
     assert whole["gradients, float32"] - frozen["gradients, float32"] == 4 * tower
+    assert "activations of the tower" in whole
+    assert "activations of the tower" not in frozen
 
 
 def test_packs_on_their_way_are_those_of_the_schedule():

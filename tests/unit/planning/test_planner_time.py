@@ -149,3 +149,14 @@ def test_a_reference_is_one_more_forward_pass_and_a_critic_a_whole_one():
     assert step_time(run, asked, work).of("log-probs") == pytest.approx(2 * step.of("log-probs"))
     run, _, _ = asked_for("experiment=hpt-7b", "algorithm.adv_estimator=gae")
     assert 1.8 < step_time(run, asked, work).of("update") / step.of("update") < 2.0, "its head is one number"
+
+
+def test_no_gradient_passes_through_a_frozen_tower():
+    times = []
+    for words in ((), ("trainer.freeze=[visual.*]",)):
+        run, asked, work = asked_for("experiment=hpt-7b", *words)
+        (stage,) = stages_of(run.model, run.layout, run.trainer.freeze)
+        times.append(stage_seconds(run, asked.device, work, stage, POLICY, 1.0))
+    tower = vision_cost(run.model.vision, work.grid) / 4 / 0.6 / NAMED["h100"].flops
+    assert times[0][0] == times[1][0]
+    assert times[0][1] - times[1][1] == pytest.approx(2 * tower)
