@@ -25,7 +25,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.planning.devices import HOST, LARGEST, LINK_RATES, Asked, read_devices
 from hpt_megatron.planning.engine import MOST_SEQUENCES, engine_of
 from hpt_megatron.planning.host_memory import of_node
-from hpt_megatron.planning.layouts import Layouts, applied, compare, own_choice, rule_against, too_large
+from hpt_megatron.planning.layouts import Choice, Layouts, applied, compare, own_choice, rule_against, too_large
 from hpt_megatron.planning.memory import Phase, holdings, most, phases
 from hpt_megatron.planning.step_time import StepTime, step_time
 from hpt_megatron.planning.workload import Assumed, Workload
@@ -151,7 +151,7 @@ def _head(run: RunConfig, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _own(own: Any, against: str, why: str) -> dict[str, Any]:
+def _own(own: Choice, against: str, why: str) -> dict[str, Any]:
     return {**asdict(own), "text": str(own), "legal": not against, "fits": not why, "reason": why}
 
 
