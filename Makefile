@@ -26,6 +26,8 @@ bench: $(PYTHON) ## the measurements of benchmarks/, minutes; nothing is asserte
 	$(PYTHON) benchmarks/training.py
 	$(PYTHON) benchmarks/training.py --images
 	$(PYTHON) benchmarks/credit.py
+	$(PYTHON) benchmarks/planner.py
+	$(PYTHON) benchmarks/planner.py --memory tiny
 
 hooks: $(PYTHON) ## the checks of .pre-commit-config.yaml before every commit
 	$(PYTHON) -m pre_commit install

@@ -37,7 +37,7 @@ from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.algorithms.reward_scale import RewardScale, RewardStatistics, rescale
 from hpt_megatron.algorithms.shaping import Overlong, sft_prefix_credit, treat_truncated
 from hpt_megatron.algorithms.target import TargetRules
-from hpt_megatron.config.algorithm import POLICY_LOSSES, AlgorithmConfig
+from hpt_megatron.config.algorithm import POLICY_LOSSES, AlgorithmConfig, needs_reference
 from hpt_megatron.config.run import DataConfig
 from hpt_megatron.protocol.rows import Rows
 
@@ -110,8 +110,7 @@ def build_components(algorithm: AlgorithmConfig) -> list[Component]:
 
 def build_models(algorithm: AlgorithmConfig) -> list[str]:
     """The models that a run loads: a reference only where a KL term has a weight, a critic only for gae."""
-    reference = (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0
-    return ["policy", *["reference"] * reference, *["critic"] * (algorithm.adv_estimator == "gae")]
+    return ["policy", *["reference"] * needs_reference(algorithm), *["critic"] * (algorithm.adv_estimator == "gae")]
 
 
 def _policy_loss(algorithm: AlgorithmConfig) -> Component:

@@ -8,17 +8,16 @@ Example:
 """
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from hpt_megatron.cli.arguments import Parser
+from hpt_megatron.planning.this_host import memory_rate
 
 if TYPE_CHECKING:
     from hpt_megatron.config.run import RunConfig
     from hpt_megatron.weights.plan.bucket import Plan
     from hpt_megatron.weights.plan.cost import Cost
 
-COPIED = 1 << 26
 MIB, GIB = 1 << 20, 1 << 30
 
 
@@ -44,19 +43,6 @@ def run(arguments: list[str]) -> int:
     else:
         show(told)
     return 0
-
-
-def memory_rate() -> float:
-    """GB/s of a copy within this host's memory, the best of a few."""
-    import numpy as np
-
-    source, target = np.ones(COPIED, np.uint8), np.empty(COPIED, np.uint8)
-    taken = []
-    for _ in range(4):  # the first also brings the pages in
-        started = time.perf_counter()
-        np.copyto(target, source)
-        taken.append(time.perf_counter() - started)
-    return COPIED / min(taken) / 1e9
 
 
 def describe(chosen: "RunConfig", plan: "Plan", counted: "Cost") -> dict[str, Any]:

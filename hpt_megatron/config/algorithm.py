@@ -213,3 +213,8 @@ class AlgorithmConfig:
     kl_loss_coef: float
     kl_loss_type: Name
     kl_ctrl: KlControlConfig
+
+
+def needs_reference(algorithm: AlgorithmConfig) -> bool:
+    """A KL term has a weight, in the loss or in the reward; then a run loads a reference model."""
+    return (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0

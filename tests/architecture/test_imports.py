@@ -15,6 +15,7 @@ FLOORS = [
     ["config", "protocol"],
     ["host", "device", "algorithms", "layout"],
     ["weights"],
+    ["planning"],
     ["mcore", "rollout", "embedded"],
     ["parity"],
     ["cli"],
@@ -30,7 +31,10 @@ QUARANTINE = {
     "hydra": ["hpt_megatron/config/compose.py"],
     "omegaconf": ["hpt_megatron/config/compose.py"],
 }
-TORCH_FREE = ["errors", "registry", "config", "host", "layout", "cli", "weights.kinds", "weights.table", "weights.plan"]
+TORCH_FREE = [
+    *("errors", "registry", "config", "host", "layout", "planning", "cli"),
+    *("weights.kinds", "weights.table", "weights.plan"),
+]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
 
 

@@ -24,10 +24,10 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "data": "max_prompt_length train_batch_size train_files val_files",
+    "data": "train_files val_files",
     "reward": "reward_impl_version",
-    "rollout": ("agent max_turns n_val name search_url top_k top_p val_temperature val_top_p"),
-    "trainer": "critic_warmup ppo_mini_batch_size save_freq test_freq total_epochs",
+    "rollout": "agent max_turns n_val name search_url top_k top_p val_temperature val_top_p",
+    "trainer": "critic_warmup save_freq test_freq total_epochs",
 }
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}
 
