@@ -15,7 +15,7 @@ PLANTED = {
     "data.train_batch_size=100": ("data.train_batch_size = 100: does not divide into mini-batches of 64", "64 or 128"),
     "trainer.switch_gate=12": ("algorithm.switch_gate = 12: counts successes among 8 rollouts", "-1 to 7"),
     "rollout.max_model_len=1000": ("rollout.max_model_len = 1000: max_prompt_length 1024 +", "at least 9216"),
-    "rollout.verify_every=-1": ("rollout.publish_bucket_mb = 512: model.embed_tokens.weight", "at least 1040"),
+    "rollout.verify_every=-1": ("rollout.verify_every = -1: is a number of publishes", "0 (never)"),
     "trainer.lr=fast": ('trainer.lr = "fast": is text', "a number"),
     "layout.vpp=2": ("layout.vpp = 2: 28 layers do not divide by pp 3", "1"),
     "actor_rollout_ref.actor.debug=True": ("actor_rollout_ref.actor.debug = True: no longer means anything", "leave"),
