@@ -117,13 +117,16 @@ def main() -> None:
     options.add_argument("--repeat", type=int, default=5)
     asked = options.parse_args()
     os.environ.update(OMP_NUM_THREADS="1")
-    print(f"{'':<6}{'bytes':>15}{'copy s':>10}{'publish s':>11}{'reload s':>10}{'(publish - reload) / copy':>27}")
+    print(
+        f"{'':<6}{'bytes':>15}{'copy s':>10}{'publish s':>11}{'write s':>10}{'reload s':>10}"
+        f"{'(publish - reload) / copy':>27}"
+    )
     for scale in SCALES if asked.scale == "both" else (asked.scale,):
         with tempfile.TemporaryDirectory() as folder:
             told = measure(scale, asked.repeat, Path(folder))
         apart = (told["publish"] - told["reload"]) / told["copy"]
         print(
-            f"{scale:<6}{told['bytes']:>15,}{told['copy']:>10.4f}{told['publish']:>11.4f}{told['reload']:>10.4f}"
+            f"{scale:<6}{told['bytes']:>15,}{told['copy']:>10.4f}{told['publish']:>11.4f}{told['write']:>10.4f}{told['reload']:>10.4f}"
             f"{apart:>27.2f}",
             flush=True,
         )

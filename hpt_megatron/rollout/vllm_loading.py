@@ -51,8 +51,10 @@ class Loading:
         """Opens the model for new weights; one that an interrupted publish left open stays so."""
         self._loaded.clear()
         self.seconds.clear()
+        started = time.perf_counter()
         with torch.device(self.device):
             initialize_layerwise_reload(self.model)
+        self.seconds.update(reload=time.perf_counter() - started)
 
     @torch.no_grad()
     def load(self, modules: Iterable[str], landed: Landed) -> None:
@@ -73,6 +75,7 @@ class Loading:
         if not info.can_load():
             raise HptError("is not open for new weights", where=name)
         materialize_layer(layer, info)
+        opened = time.perf_counter()
         arrived = Counter[str]()
         for landing, tensor in landed:
             arrived[landing.parameter.rpartition(".")[2]] += tensor.numel()
@@ -92,7 +95,7 @@ class Loading:
             _copy_and_restore_kernel_tensors(layer, info)
         info.reset()
         self._loaded.add(name)
-        self.seconds.update(write=written - started, reload=time.perf_counter() - written)
+        self.seconds.update(write=written - opened, reload=opened - started + time.perf_counter() - written)
 
     @torch.no_grad()
     def finish(self) -> None:
