@@ -30,7 +30,18 @@ QUARANTINE = {
     "hydra": ["hpt_megatron/config/compose.py"],
     "omegaconf": ["hpt_megatron/config/compose.py"],
 }
-TORCH_FREE = ["errors", "registry", "config", "host", "layout", "cli", "weights.kinds", "weights.table", "weights.plan"]
+TORCH_FREE = [
+    "errors",
+    "registry",
+    "config",
+    "host",
+    "layout",
+    "cli",
+    "weights.kinds",
+    "weights.families",
+    "weights.table",
+]
+TORCH_FREE += ["weights.plan"]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
 
 
