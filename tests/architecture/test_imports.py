@@ -24,7 +24,12 @@ QUARANTINE = {
     "ray": ["hpt_megatron/driver/ray/"],
     "vllm": ["hpt_megatron/rollout/vllm_"],
     "megatron": ["hpt_megatron/mcore/", "hpt_megatron/weights/execute"],
-    "transformers": ["hpt_megatron/mcore/model/vision.py", "hpt_megatron/parity/reference.py"],
+    "transformers": [
+        "hpt_megatron/mcore/model/vision.py",
+        "hpt_megatron/parity/reference.py",
+        "hpt_megatron/weights/quantise/",
+    ],
+    "modelopt": ["hpt_megatron/weights/quantise/modelopt.py"],
     "transformer_engine": ["hpt_megatron/mcore/capability.py"],
     "apex": ["hpt_megatron/mcore/capability.py"],
     "hydra": ["hpt_megatron/config/compose.py"],

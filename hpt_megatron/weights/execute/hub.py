@@ -7,6 +7,7 @@ from torch import Tensor
 from hpt_megatron.config.checkpoint import model_of
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import UserError
+from hpt_megatron.weights.carried import quantised
 from hpt_megatron.weights.execute.mapped import Mapped, same_bytes
 from hpt_megatron.weights.safetensors_file import Info
 from hpt_megatron.weights.survey import briefly, contradictions, grouped, survey
@@ -31,7 +32,10 @@ class HubFolder:
         except UserError as error:
             self.problems.insert(0, briefly(error))
         else:
-            if not self.problems or self.infos:
+            how = quantised(self.path)
+            if how is not None:
+                self.problems.append(f"is quantised ({how}): give the folder or the checkpoint that it was made of")
+            elif not self.problems or self.infos:
                 self.problems += contradictions(self.model, self.infos)
             self.problems += self._head_at_odds(self.model)
             self.infos = {name: info for name, info in self.infos.items() if not name.endswith(COMPUTED)}
