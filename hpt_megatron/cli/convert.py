@@ -33,6 +33,7 @@ def parser() -> Parser:
     one = verbs.add_parser("import", help="from a folder of the hub to a checkpoint that any layout loads")
     one.add_argument("source", metavar="HF_DIR", help="a folder in the Hugging Face layout")
     one.add_argument("out", metavar="OUT", help="the checkpoint to write; it must not exist or be empty")
+    one.add_argument("--layout", metavar="SIZES", help="tp=2,pp=2: refuse a model that cannot be laid out so")
     one = verbs.add_parser("export", help="from a checkpoint of a run, or an imported one, to a folder of the hub")
     one.add_argument("source", metavar="CKPT", help="a folder that holds `metadata.json`")
     one.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
@@ -76,7 +77,7 @@ def convert(given: argparse.Namespace) -> int:
     if given.verb == "import":
         from hpt_megatron.weights.execute.importing import import_folder
 
-        made = import_folder(given.source, given.out, given.resume)
+        made = import_folder(given.source, given.out, given.resume, given.layout)
     elif given.quantize or given.calibration:
         made = quantise(given)
     else:
