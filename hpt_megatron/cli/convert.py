@@ -13,6 +13,7 @@ Example:
 import argparse
 import importlib
 import json
+import sys
 import time
 import warnings
 from importlib.util import find_spec
@@ -32,11 +33,15 @@ def parser() -> Parser:
     one = verbs.add_parser("import", help="from a folder of the hub to a checkpoint that any layout loads")
     one.add_argument("source", metavar="HF_DIR", help="a folder in the Hugging Face layout")
     one.add_argument("out", metavar="OUT", help="the checkpoint to write; it must not exist or be empty")
+    one.add_argument("--layout", metavar="SIZES", help="tp=2,pp=2: refuse a model that cannot be laid out so")
     one = verbs.add_parser("export", help="from a checkpoint of a run, or an imported one, to a folder of the hub")
     one.add_argument("source", metavar="CKPT", help="a folder that holds `metadata.json`")
     one.add_argument("out", metavar="OUT", help="the folder to write; it must not exist or be empty")
     one.add_argument("--dtype", choices=("bf16", "fp32"), help="what the tensors become (default: what they are)")
     one.add_argument("--like", metavar="HF_DIR", help="whose configuration, tokenizer and processor it gets")
+    quantised = ("fp8", "int8", "int4_awq")
+    one.add_argument("--quantize", choices=quantised, help="quantised by ModelOpt, in the layout that vLLM loads")
+    one.add_argument("--calibration", metavar="FILE", help="prompts that int4_awq is calibrated on (JSON lines)")
     for each in ("import", "export"):
         verbs.choices[each].add_argument("--resume", action="store_true", help="go on with an interrupted one")
     one = verbs.add_parser("verify", help="whether two checkpoints, of either format, hold the same")
@@ -72,7 +77,9 @@ def convert(given: argparse.Namespace) -> int:
     if given.verb == "import":
         from hpt_megatron.weights.execute.importing import import_folder
 
-        made = import_folder(given.source, given.out, given.resume)
+        made = import_folder(given.source, given.out, given.resume, given.layout)
+    elif given.quantize or given.calibration:
+        made = quantise(given)
     else:
         from hpt_megatron.weights.execute.exporting import export_checkpoint
 
@@ -87,6 +94,28 @@ def convert(given: argparse.Namespace) -> int:
     print(f"tensors  {told['tensors']:,}, {size:,} bytes, {seconds:.1f} s")
     print(f"digest   {made['digest']}")
     return 0
+
+
+def quantise(given: argparse.Namespace) -> dict[str, Any]:
+    """A quantised export; what it is calibrated on is said before the long part."""
+    mend = "leave it away"
+    if given.calibration and given.quantize != "int4_awq":
+        what = "int4_awq alone is calibrated: fp8 and int8 scale activations as they come"
+        raise UserError(what, where="--calibration", mend=mend)
+    if given.resume:
+        raise UserError("a quantised export starts again, for ModelOpt does", where="--resume", mend=mend)
+    if given.quantize == "int4_awq" and not given.calibration:
+        print(
+            "hpt: calibrated on tokens drawn at random, which is no language; for a model that will be used "
+            "give prompts with --calibration FILE",
+            file=sys.stderr,
+        )
+    from pathlib import Path
+
+    from hpt_megatron.weights.quantise.exporting import Quantising, export_quantised
+
+    asked = Quantising(given.quantize, Path(given.calibration) if given.calibration else None)
+    return export_quantised(given.source, given.out, asked, given.dtype, given.like)
 
 
 def size_of(tensor: dict[str, Any]) -> int:

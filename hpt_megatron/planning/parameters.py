@@ -27,7 +27,7 @@ from hpt_megatron.layout.stages import layers_per_stage
 from hpt_megatron.weights.kinds import Entry
 from hpt_megatron.weights.plan.engine import engine_layout
 from hpt_megatron.weights.plan.trainer import LAYERED, cuts
-from hpt_megatron.weights.table import EMBEDDING, LANGUAGE, OUTPUT, VISUAL, Table, lookup
+from hpt_megatron.weights.table import EMBEDDING, OUTPUT, VISUAL, Table
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def _parts(model: ModelConfig, tp: int, vocab_multiple: int, freeze: tuple[str, 
         return Part(held, 0 if frozen else held)
 
     known = {entry.trainer for entry in table.entries()}
-    layered = [entry.trainer for entry in LANGUAGE if LAYERED in entry.trainer]
+    layered = [entry.trainer for entry in table.family.language if LAYERED in entry.trainer]
 
     def layer(number: int) -> Part:
         names = [name.replace(LAYERED, str(number)) for name in layered]
-        return sum((part(lookup(LANGUAGE, name)) for name in names if name in known), Part())
+        return sum((part(table.entry(name)) for name in names if name in known), Part())
 
     found = {
         "layer": layer(0),

@@ -50,6 +50,19 @@ def state_of(folder: Path) -> list[tuple[str, int, int]]:
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
+def quantised(folder: Path) -> str | None:
+    """By which method a folder's weights are quantised; `None`: they are not."""
+    table = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    given = table.get("quantization_config")
+    return str(given.get("quant_method")) if isinstance(given, dict) else None
+
+
+def architectures(folder: Path) -> list[str]:
+    """The architectures that a folder's configuration names; none where it names none."""
+    given = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("architectures")
+    return [str(each) for each in given] if isinstance(given, list) else []
+
+
 def with_dtype(config: Path, dtype: str) -> None:
     """Lets a configuration say the dtype that the tensors have; one that says so already keeps every byte."""
     table = json.loads(config.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The weight table of each family, and the lookups in it.
+"""The weight table of one model, and the lookups in it. The lines come from its family: `families/`, one file each.
 
 One table serves conversion, loading, freezing, publishing and inspection. Names on the checkpoint's side are those of
 the hub's files; `canonical` brings the newer spelling (`model.language_model.*`, `model.visual.*`) to them.
@@ -9,7 +9,7 @@ Invariants
     3. Tied embeddings have one tensor: the output matrix is the embedding's entry again.
 
 Example:
-    >>> found = lookup(LANGUAGE, "decoder.layers.7.mlp.linear_fc2.weight")
+    >>> found = lookup(family_named("qwen2_5").language, "decoder.layers.7.mlp.linear_fc2.weight")
     >>> found.checkpoint, found.kind
     (('model.layers.7.mlp.down_proj.weight',), 'columns')
     >>> canonical("model.language_model.layers.0.input_layernorm.weight")
@@ -23,28 +23,16 @@ from dataclasses import dataclass
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import HptError
+from hpt_megatron.weights.families import family_named
+from hpt_megatron.weights.families.decoder import BLOCK, EMBED_TOKENS, EMBEDDING, LM_HEAD, OUTPUT
+from hpt_megatron.weights.families.family import Family
 from hpt_megatron.weights.kinds import Entry, Fusion, Kind
 
-EMBEDDING, OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
-EMBED_TOKENS, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-LAYER, BLOCK = "decoder.layers.{layer}.", "model.layers.{layer}."
+__all__ = ["BLOCK", "EMBEDDING", "EMBED_TOKENS", "LM_HEAD", "OUTPUT", "Table", "canonical", "lookup"]
+
 VISUAL = "visual."
 HEAD = "head."
 COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it; it follows from the configuration
-
-ATTENTION = tuple(f"{BLOCK}self_attn.{name}_proj." for name in "qkv")
-LANGUAGE: tuple[Entry, ...] = (
-    Entry(EMBEDDING, (EMBED_TOKENS,), "vocabulary"),
-    Entry(f"{LAYER}input_layernorm.weight", (f"{BLOCK}input_layernorm.weight",), "replicated"),
-    Entry(f"{LAYER}self_attention.linear_qkv.weight", tuple(f"{name}weight" for name in ATTENTION), "qkv"),
-    Entry(f"{LAYER}self_attention.linear_qkv.bias", tuple(f"{name}bias" for name in ATTENTION), "qkv"),
-    Entry(f"{LAYER}self_attention.linear_proj.weight", (f"{BLOCK}self_attn.o_proj.weight",), "columns"),
-    Entry(f"{LAYER}pre_mlp_layernorm.weight", (f"{BLOCK}post_attention_layernorm.weight",), "replicated"),
-    Entry(f"{LAYER}mlp.linear_fc1.weight", (f"{BLOCK}mlp.gate_proj.weight", f"{BLOCK}mlp.up_proj.weight"), "gated"),
-    Entry(f"{LAYER}mlp.linear_fc2.weight", (f"{BLOCK}mlp.down_proj.weight",), "columns"),
-    Entry("decoder.final_layernorm.weight", ("model.norm.weight",), "replicated"),
-    Entry(OUTPUT, (LM_HEAD,), "vocabulary"),
-)
 NEWER = (("model.language_model.", "model."), ("model.visual.", VISUAL), ("language_model.model.", "model."))
 NUMBER = re.compile(r"(?<=layers\.)\d+")
 
@@ -72,35 +60,35 @@ class Table:
     """The table of one model: its family's entries, what it leaves out, and its sizes."""
 
     model: ModelConfig
+    family: Family
     fusion: Fusion
 
     @classmethod
     def of(cls, model: ModelConfig, tp: int, vocab_multiple: int) -> "Table":
         """For a model whose vocabulary is padded for a tensor-parallel size."""
         padded = padded_vocab_size(model.vocab_size, vocab_multiple, tp)
-        return cls(model, Fusion(model.num_key_value_heads, model.head_dim, model.vocab_size, padded))
+        fusion = Fusion(model.num_key_value_heads, model.head_dim, model.vocab_size, padded)
+        return cls(model, family_named(model.family), fusion)
 
     def entry(self, name: str) -> Entry:
         """The entry of a parameter of the trainer, by its name over the whole model."""
-        if name.startswith(VISUAL) or name.startswith(HEAD):
+        if name.startswith(HEAD) or (self.family.tower is not None and name.startswith(self.family.tower)):
             return Entry(name, (name,), "replicated")
         if name == OUTPUT and self.model.tie_word_embeddings:
             return Entry(OUTPUT, (EMBED_TOKENS,), "vocabulary")
-        return lookup(LANGUAGE, name)
+        return lookup(self.family.language, name)
 
     def entries(self, vision: Sequence[str] = ()) -> list[Entry]:
         """All entries of the language model, in the order of its layers, then those of the tower's names."""
         model, found = self.model, []
-        for entry in LANGUAGE:
-            if entry.trainer.endswith("linear_qkv.bias") and not model.attention_bias:
-                continue
+        for entry in self.family.language:
             if entry.trainer == OUTPUT and model.tie_word_embeddings:
                 continue
             if "{layer}" not in entry.trainer:
                 found.append(entry)
                 continue
             layers = range(model.num_hidden_layers)
-            found += [lookup(LANGUAGE, entry.trainer.replace("{layer}", str(layer))) for layer in layers]
+            found += [self.entry(entry.trainer.replace("{layer}", str(layer))) for layer in layers]
         return found + [self.entry(name) for name in vision]
 
     def contradictions(self, names: Iterable[str]) -> list[str]:

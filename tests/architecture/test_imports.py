@@ -25,7 +25,12 @@ QUARANTINE = {
     "ray": ["hpt_megatron/driver/ray/"],
     "vllm": ["hpt_megatron/rollout/vllm_"],
     "megatron": ["hpt_megatron/mcore/", "hpt_megatron/weights/execute"],
-    "transformers": ["hpt_megatron/mcore/model/vision.py", "hpt_megatron/parity/reference.py"],
+    "transformers": [
+        "hpt_megatron/mcore/model/vision.py",
+        "hpt_megatron/parity/reference.py",
+        "hpt_megatron/weights/quantise/",
+    ],
+    "modelopt": ["hpt_megatron/weights/quantise/modelopt.py"],
     "transformer_engine": ["hpt_megatron/mcore/capability.py"],
     "apex": ["hpt_megatron/mcore/capability.py"],
     "hydra": ["hpt_megatron/config/compose.py"],
@@ -33,7 +38,7 @@ QUARANTINE = {
 }
 TORCH_FREE = [
     *("errors", "registry", "config", "host", "layout", "planning", "cli"),
-    *("weights.kinds", "weights.table", "weights.plan"),
+    *("weights.kinds", "weights.families", "weights.table", "weights.plan"),
 ]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
 

@@ -13,7 +13,7 @@ Invariants
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from torch import Tensor
 
@@ -33,32 +33,25 @@ SLICE = 2**26
 CODES = {"bf16": "BF16", "fp32": "F32"}
 
 
+class Source(Protocol):
+    """Where tensors come from, by the names that they get."""
+
+    def tensor(self, name: str) -> Tensor:
+        """One of them."""
+
+
 def export_checkpoint(
     source: str | Path, out: str | Path, dtype: str | None = None, like: str | Path | None = None, resume: bool = False
 ) -> dict[str, Any]:
     """Writes the folder; answers its manifest."""
-    folder = MegatronFolder(source, like)
-    if folder.config is None and not folder.problems:
-        mend = "name a folder of the same model with --like"
-        raise UserError("has no configuration, tokenizer and processor in it", where=str(folder.path), mend=mend)
-    refuse(folder.path, folder.problems)
+    folder = readable(source, like)
     assert folder.config is not None
     folder.dtype = DTYPES[CODES[dtype]] if dtype else None
     infos = {name: Info(CODES[dtype] if dtype else info.dtype, info.shape) for name, info in folder.infos.items()}
-    files = shards(infos)
     total = sum(info.nbytes for info in infos.values())
     plan = {"what": "export", "source": state_of(folder.path), "like": state_of(folder.config), "dtype": dtype}
-    with (
-        Target(out, plan, total, resume) as target,
-        Progress("export", total) as progress,
-    ):
-        with Checksums(target) as sums:
-            for file, names in files.items():
-                write_shard(folder, target, (file, {name: infos[name] for name in names}), progress, sums)
-        if len(files) > 1:
-            where = {name: file for file, names in files.items() for name in names}
-            table = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-            (target.beside / INDEX).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    with Target(out, plan, total, resume) as target, Progress("export", total) as progress:
+        write_tensors(folder, infos, target, progress)
         carry(folder.config, target.beside)
         kinds = {info.dtype for info in infos.values()}
         if len(kinds) == 1:
@@ -68,6 +61,29 @@ def export_checkpoint(
             refuse(folder.path, changed(folder.promised, manifest["tensors"]), "import it again")
         target.finish(manifest)
     return manifest
+
+
+def readable(source: str | Path, like: str | Path | None) -> MegatronFolder:
+    """A checkpoint that can be exported, or everything that speaks against it."""
+    folder = MegatronFolder(source, like)
+    if folder.config is None and not folder.problems:
+        mend = "name a folder of the same model with --like"
+        raise UserError("has no configuration, tokenizer and processor in it", where=str(folder.path), mend=mend)
+    refuse(folder.path, folder.problems)
+    return folder
+
+
+def write_tensors(source: Source, infos: Mapping[str, Info], target: Target, progress: Progress) -> None:
+    """Streams tensors into shards, and writes their index where there are several."""
+    files = shards(infos)
+    with Checksums(target) as sums:
+        for file, names in files.items():
+            write_shard(source, target, (file, {name: infos[name] for name in names}), progress, sums)
+    if len(files) > 1:
+        where = {name: file for file, names in files.items() for name in names}
+        total = sum(info.nbytes for info in infos.values())
+        table = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        (target.beside / INDEX).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 def changed(promised: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -92,7 +108,7 @@ def shards(infos: Mapping[str, Info], largest: int = SHARD) -> dict[str, list[st
 
 
 def write_shard(
-    folder: MegatronFolder,
+    source: Source,
     target: Target,
     shard: tuple[str, Mapping[str, Info]],
     progress: Progress,
@@ -106,7 +122,7 @@ def write_shard(
     with path.open("r+b") as file:
         file.write(header)
         for each, (start, end) in places.items():
-            tensor = folder.tensor(each)
+            tensor = source.tensor(each)
             kept = target.kept(each)
             fresh = kept is None or kept.file != name or not holds(file, len(header) + start, tensor)
             if fresh:

@@ -7,7 +7,9 @@ from torch import Tensor
 from hpt_megatron.config.checkpoint import model_of
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import UserError
+from hpt_megatron.weights.carried import architectures, quantised
 from hpt_megatron.weights.execute.mapped import Mapped, same_bytes
+from hpt_megatron.weights.families import family_of
 from hpt_megatron.weights.safetensors_file import Info
 from hpt_megatron.weights.survey import briefly, contradictions, grouped, survey
 from hpt_megatron.weights.table import COMPUTED, EMBED_TOKENS, LM_HEAD
@@ -31,7 +33,11 @@ class HubFolder:
         except UserError as error:
             self.problems.insert(0, briefly(error))
         else:
-            if not self.problems or self.infos:
+            self.problems += self._strange_architectures()
+            how = quantised(self.path)
+            if how is not None:
+                self.problems.append(f"is quantised ({how}): give the folder or the checkpoint that it was made of")
+            elif not self.problems or self.infos:
                 self.problems += contradictions(self.model, self.infos)
             self.problems += self._head_at_odds(self.model)
             self.infos = {name: info for name, info in self.infos.items() if not name.endswith(COMPUTED)}
@@ -44,6 +50,16 @@ class HubFolder:
         if ours.shape == theirs.shape and not same_bytes(self.tensor(EMBED_TOKENS), self.tensor(LM_HEAD)):
             return [f"config.json ties the embeddings, but {LM_HEAD} is not {EMBED_TOKENS}"]
         return []
+
+    def _strange_architectures(self) -> list[str]:
+        """One without a table, though its `model_type` is known: a classifier on a known model, say."""
+        found = []
+        for architecture in architectures(self.path):
+            try:
+                family_of(architecture)
+            except UserError as error:
+                found.append(f"config.json: {error.what}, {error.mend}")
+        return found
 
     def tensor(self, name: str) -> Tensor:
         """One tensor."""

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from hpt_megatron.config.shapes import shapes
+from hpt_megatron.weights.asked_layout import illegal, read_layout
 from hpt_megatron.weights.carried import CARRIED, WEIGHTS_ALONE, carry, state_of
 from hpt_megatron.weights.entry import cut
 from hpt_megatron.weights.execute.checksums import Checksums, Place
@@ -42,10 +43,13 @@ from hpt_megatron.weights.table import VISUAL, Table
 PART = 2**30
 
 
-def import_folder(source: str | Path, out: str | Path, resume: bool = False) -> dict[str, Any]:
-    """Writes the checkpoint; answers its manifest."""
+def import_folder(
+    source: str | Path, out: str | Path, resume: bool = False, layout: str | None = None
+) -> dict[str, Any]:
+    """Writes the checkpoint; answers its manifest. A layout is held against the model, and changes no file."""
+    sizes = read_layout(layout) if layout is not None else {}
     hub = HubFolder(source)
-    refuse(hub.path, hub.problems)
+    refuse(hub.path, hub.problems + (illegal(hub.model, sizes) if sizes and hub.model is not None else []))
     assert hub.model is not None
     table = Table.of(hub.model, 1, 1)
     entries = table.entries([name for name in shapes(hub.model) if name.startswith(VISUAL)])
@@ -65,7 +69,8 @@ def import_folder(source: str | Path, out: str | Path, resume: bool = False) -> 
                 del whole  # before the next one is fused
         carry(hub.path, target.beside / CARRIED)
         writer.finish({"head": "tokens", "vocabulary": hub.model.vocab_size, "frozen": []})
-        manifest = manifest_of(target, {"format": "torch_dist"}, infos)
+        about = {"format": "torch_dist"} | ({"layout": sizes} if sizes else {})
+        manifest = manifest_of(target, about, infos)
         target.finish(manifest)
     return manifest
 

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from hpt_megatron.weights.safetensors_file import Info
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 

@@ -24,7 +24,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.layout.stages import layers_per_stage
 from hpt_megatron.weights.kinds import Entry, Fusion
 from hpt_megatron.weights.plan.held import Layout, Parameter, Part, Share, window
-from hpt_megatron.weights.table import EMBEDDING, LANGUAGE, OUTPUT, VISUAL, Table, lookup
+from hpt_megatron.weights.table import EMBEDDING, OUTPUT, VISUAL, Table
 
 LAYERED = "{layer}"
 
@@ -82,7 +82,7 @@ def _placed(table: Table, layout: LayoutConfig, names: Sequence[str]) -> Iterato
     """Every parameter in the order of the model, with its pipeline rank; a tied copy comes last."""
     model, last = table.model, layout.pp - 1
     known = {entry.trainer for entry in table.entries()}
-    layered = [entry for entry in LANGUAGE if LAYERED in entry.trainer]
+    layered = [entry for entry in table.family.language if LAYERED in entry.trainer]
     for name in names:
         if name.startswith(VISUAL):
             yield table.entry(name), 0
@@ -91,7 +91,7 @@ def _placed(table: Table, layout: LayoutConfig, names: Sequence[str]) -> Iterato
         for entry in layered:
             name = entry.trainer.replace(LAYERED, str(layer))
             if name in known:
-                yield lookup(LANGUAGE, name), stage
+                yield table.entry(name), stage
     yield table.entry("decoder.final_layernorm.weight"), last
     if not model.tie_word_embeddings or layout.pp > 1:
         yield replace(table.entry(OUTPUT), trainer=OUTPUT), last

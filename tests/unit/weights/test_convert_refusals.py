@@ -92,6 +92,7 @@ def test_all_that_is_wrong_with_a_folder_is_said_at_once(hub, tmp_path):
         ({"vocab_size": 640}, f"{EMBED} is [512, 128] where config.json makes it [640, 128]"),
         ({"num_key_value_heads": 3}, "do not share 3 key-value heads evenly"),
         ({"num_hidden_layers": 1}, "unknown here"),
+        ({"architectures": ["Qwen2VLClassifier"]}, "no weight table for Qwen2VLClassifier, there are those of Llama"),
         ({"model_type": "gpt2"}, "'gpt2' is none of the known families"),
         ({"hidden_size": "wide"}, "config.json: describes no model"),
     ],
@@ -272,3 +273,30 @@ def test_a_tensor_larger_than_a_shard_has_one_for_itself():
     """Shards hold at most what they may, in order."""
     infos = {name: Info("F32", (size,)) for name, size in zip("abcde", (3, 2, 9, 1, 1), strict=True)}
     assert list(shards(infos, 20).values()) == [["a", "b"], ["c"], ["d", "e"]]
+
+
+def test_a_layout_that_the_model_cannot_have_is_refused_with_every_rule_it_breaks(hub, tmp_path):
+    """Four heads, two KV heads, four layers."""
+    line = refused(tmp_path, import_folder, hub, layout="tp=3,pp=5")
+    for said in ("the 4 attention heads", "the 2 KV heads do not divide one another", "4 layers leave a stage of pp 5"):
+        assert said in line
+    assert "interleaves the stages of a pipeline" in refused(tmp_path, import_folder, hub, layout="vpp=2")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tp", "tp=0", "tp=2,tp=4", "cp=2", "tp=x", "tp=2;pp=2", "tp=99999999999", "tp=2,"]
+)
+def test_sizes_that_cannot_be_read_are_refused(hub, tmp_path, text):
+    assert "sizes from 1 for some of tp, pp, vpp" in refused(tmp_path, import_folder, hub, layout=text)
+
+
+def test_a_layout_changes_no_file_of_a_checkpoint(hub, tmp_path):
+    """Whole parameters load under every layout; the manifest keeps what was asked."""
+    import_folder(hub, tmp_path / "plain")
+    assert run(["import", str(hub), str(tmp_path / "laid"), "--layout", "tp=2,pp=2,vpp=2"]) == 0
+    files = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*") if path.is_file())
+    apart = [
+        name for name in files if (tmp_path / "plain" / name).read_bytes() != (tmp_path / "laid" / name).read_bytes()
+    ]
+    assert [str(name) for name in apart] == ["manifest.json"]
+    assert json.loads((tmp_path / "laid" / "manifest.json").read_text())["layout"] == {"tp": 2, "pp": 2, "vpp": 2}

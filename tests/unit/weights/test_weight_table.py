@@ -15,8 +15,10 @@ from hpt_megatron.config.shapes import shapes
 from hpt_megatron.embedded.random_folder import newer
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights import table as module
-from hpt_megatron.weights.table import LANGUAGE, Table, canonical, lookup
+from hpt_megatron.weights.families import family_named
+from hpt_megatron.weights.table import Table, canonical, lookup
 
+LANGUAGE = family_named("qwen2_5_vl").language
 SHAPES = sorted(path.stem for path in (Path(__file__).parents[3] / "configs" / "model").glob("*.yaml"))
 
 
