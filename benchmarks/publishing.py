@@ -40,7 +40,14 @@ def serve(where: Any, run: Any, address: str, key: bytes) -> None:
             if what == "stop":
                 worker.leave()
                 return
-            driver.send(copy(worker, argument) if what == "copy" else getattr(worker, what)(argument))
+            driver.send(ACTS[what](worker, argument))
+
+
+def digests_of(worker: Any, layout: Any) -> dict[str, str]:
+    """Of what it holds, as the engine cuts it."""
+    from hpt_megatron.weights.publish.digests import digests
+
+    return digests(layout, worker.weights())
 
 
 def copy(worker: Any, size: int) -> float:
@@ -52,6 +59,14 @@ def copy(worker: Any, size: int) -> float:
     started = time.perf_counter()
     target.copy_(source)
     return time.perf_counter() - started
+
+
+ACTS = {
+    "meet": lambda worker, session: worker.meet(session),
+    "send": lambda worker, which: worker.send(which),
+    "copy": copy,
+    "digests": digests_of,
+}
 
 
 class Trainer:
@@ -71,7 +86,7 @@ class Trainer:
         return [self.call("send", which)]
 
     def digests(self, layout: Any) -> dict[str, str]:
-        raise NotImplementedError
+        return self.call("digests", layout)
 
 
 def measure(scale: str, repeat: int, folder: Path) -> dict[str, Any]:
@@ -102,6 +117,7 @@ def measure(scale: str, repeat: int, folder: Path) -> dict[str, Any]:
         done = sync.publish(str(number + 1))
         (inside,) = engine.ask("hpt_seconds")
         rows.append((copied, done.seconds, inside["write"], inside["reload"]))
+    sync.verify()  # fast and wrong would be no figure
     sync.close()
     trainer.peer.send(("stop", None))
     thread.join(30)

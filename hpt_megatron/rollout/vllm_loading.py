@@ -2,7 +2,8 @@
 
 Between `start` and `finish` a module's parameters are as they are before vLLM prepares them for its kernels. Rows are
 copied straight to their places, so nothing of the sender's memory is kept; then the module is prepared as after a first
-load, and what comes out is copied into the tensors that the kernels hold on to.
+load, and what comes out is copied into the tensors that the kernels hold on to. Where these are the same tensors, rows
+are written into them at once.
 
     not sent       a module that stands still: its tensors are put back as they were
     tied           an output matrix that is the embedding's parameter. It is a module of its own, and may keep a packed
@@ -23,7 +24,9 @@ from collections.abc import Iterable
 import torch
 from vllm.config import ModelConfig
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.reload.layerwise import (
     _copy_and_restore_kernel_tensors,
     _place_kernel_tensors,
@@ -35,6 +38,8 @@ from vllm.model_executor.model_loader.reload.meta import materialize_layer
 
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights.publish.receiver import Landed
+
+UNQUANTISED = (type(None), UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
 
 
 class Loading:
@@ -74,7 +79,11 @@ class Loading:
         info = get_layerwise_info(layer)
         if not info.can_load():
             raise HptError("is not open for new weights", where=name)
-        materialize_layer(layer, info)
+        in_place = _kernels_hold_what_loaders_write(layer)
+        if in_place:
+            _place_kernel_tensors(layer, info)
+        else:
+            materialize_layer(layer, info)
         opened = time.perf_counter()
         arrived = Counter[str]()
         for landing, tensor in landed:
@@ -91,7 +100,7 @@ class Loading:
             there.copy_(tensor.view(there.shape))
         written = time.perf_counter()
         _prepare(layer)
-        if info.kernel_tensors is not None:
+        if info.kernel_tensors is not None and not in_place:
             _copy_and_restore_kernel_tensors(layer, info)
         info.reset()
         self._loaded.add(name)
@@ -123,6 +132,23 @@ def tied_modules(model: torch.nn.Module) -> dict[str, list[str]]:
             if parameter is not None and owners.setdefault(id(parameter), name) != name:
                 found[owners[id(parameter)]].append(name)
     return dict(found)
+
+
+def _kernels_hold_what_loaders_write(layer: torch.nn.Module) -> bool:
+    """Whether rows can go straight to where the kernels read: no copy in between, and no memory for one.
+
+    So it is for embeddings, norms and, on a GPU, every weight that is not quantised.
+    """
+    if not isinstance(getattr(layer, "quant_method", None), UNQUANTISED):
+        return False
+    info = get_layerwise_info(layer)
+    if info.kernel_tensors is None:
+        return False
+    held, written = info.kernel_tensors[0], info.restore_metadata[0]
+    return all(
+        name not in written or (tensor.shape, tensor.dtype) == (written[name].shape, written[name].dtype)
+        for name, tensor in held.items()
+    )
 
 
 def _prepare(layer: torch.nn.Module) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from vllm.distributed.weight_transfer import base
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from hpt_megatron.errors import HptError
@@ -158,6 +159,8 @@ def as_loaded(layer: torch.nn.Module, leaf: str) -> torch.Tensor:
     packed = getattr(layer, "cpu_linear", None)
     if packed is None or leaf != "weight":
         return parameter
+    if parameter.numel() and not isinstance(layer, VocabParallelEmbedding):
+        return parameter  # a linear layer keeps its weight only where nothing was packed
     rows, columns = layerwise_shape(layer, leaf)
     found = torch.empty(rows, columns, dtype=parameter.dtype)
     for start in range(0, columns, CHUNK):
