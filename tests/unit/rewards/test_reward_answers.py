@@ -73,7 +73,7 @@ def test_the_distance_is_that_of_the_table():
 
 def test_anls_is_nothing_at_and_behind_its_threshold():
     assert anls("helo", "hello", 0.5) == pytest.approx(0.8)
-    assert anls("ab", "abcd", 0.5) == 0.0  # half of it is wrong
+    assert anls("ab", "abcd", 0.5) == anls("abxy", "abcd", 0.5) == 0.0  # half of it is wrong
     assert anls("abc", "abcd", 0.5) == pytest.approx(0.75)
     assert anls("ab", "abcd", 0.7) == pytest.approx(0.5)
     assert anls("", "", 0.5) == 1.0

@@ -50,6 +50,8 @@ def test_a_shut_gate_gives_its_own_score_and_the_components_are_still_reported()
     gated = Composition(parts=parts(a=0.5, b=0.0), gates=gates, gate_score=-1.0).score(EMPTY)
     assert (gated.total, gated.gated, gated.components["a"]) == (-1.0, ("a", "b"), 0.5)
     assert Composition(parts=parts(a=1.0, b=0.1), gates=gates, gate_score=-1.0).score(EMPTY).gated == ()
+    below = Composition(parts=parts(a=0.0), gates=(Condition("a"),), gate_score=-1.0, clip=(0.0, 1.0))
+    assert below.score(EMPTY).total == -1.0  # the clip is the sum's
 
 
 def test_success_needs_every_condition():
