@@ -13,7 +13,7 @@ FLOORS = [
     ["errors"],
     ["registry"],
     ["config", "protocol"],
-    ["host", "device", "algorithms", "layout"],
+    ["host", "device", "algorithms", "layout", "rewards"],
     ["weights"],
     ["planning"],
     ["mcore", "rollout", "embedded"],
@@ -37,7 +37,7 @@ QUARANTINE = {
     "omegaconf": ["hpt_megatron/config/compose.py"],
 }
 TORCH_FREE = [
-    *("errors", "registry", "config", "host", "layout", "planning", "cli"),
+    *("errors", "registry", "config", "host", "layout", "planning", "rewards", "cli"),
     *("weights.kinds", "weights.families", "weights.table", "weights.plan"),
 ]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")

@@ -1,0 +1,124 @@
+"""The reward of a sample: a weighted sum of components, behind gates.
+
+    score = gate_score                          where a gate's condition is not met
+            clip(sum of weight * component)     otherwise, times the weight of the row's modality
+
+A component whose code raises, or answers no finite number, gets the score `on_error` and the flag `error`, and its row
+is not valid: it then counts neither as a rollout nor as a success. The row still has every component's entry.
+
+Retrieval (reward 7) is one of these: 0 for a broken format, else 0.1 + 0.9 * NDCG; a success is a score above 0.1, so a
+good format alone is none.
+
+Invariants
+    1. `score` raises for no sample, whatever a component does.
+    2. A condition on a component that failed, or that is not valid, is not met.
+    3. Success is a comparison with thresholds, on components or on the final score, which conditions call `score`.
+
+Example:
+    >>> found = Sample(turns=("<answer>4</answer>",), retrieved=("d/2", "d/1"), reference=("d/1",))
+    >>> scored = RETRIEVAL.score(found)
+    >>> round(scored.total, 4), scored.success, scored.valid
+    (0.6678, True, True)
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hpt_megatron.rewards.component import Component, Result, Sample
+from hpt_megatron.rewards.retrieval import Ndcg
+from hpt_megatron.rewards.turns import Format
+
+TOTAL = "score"
+ERROR = "error"
+OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, ">": operator.gt}
+LONGEST_MESSAGE = 300
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One component against a threshold."""
+
+    component: str
+    op: str = ">="
+    value: float = 1.0
+
+    def met(self, results: Mapping[str, Result]) -> bool:
+        """A result that is not valid meets nothing."""
+        result = results[self.component]
+        return result.valid and OPERATORS[self.op](result.score, self.value)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A component with its share of the sum, under the name that conditions and metrics use."""
+
+    name: str
+    weight: float
+    component: Component
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came out: the final score, what each component said, and whether the row counts."""
+
+    total: float
+    results: Mapping[str, Result]
+    success: bool | None  # None where the composition says nothing of success
+    valid: bool
+    gated: tuple[str, ...] = ()  # the gates that were shut
+
+    @property
+    def components(self) -> dict[str, float]:
+        """Every score by name, the final one as `score`, for `algorithm.success` and metrics."""
+        return {**{name: result.score for name, result in self.results.items()}, TOTAL: self.total}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All flags, each with its component in front."""
+        return tuple(f"{name}/{flag}" for name, result in self.results.items() for flag in result.flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """Weights, gates and what a success is."""
+
+    parts: tuple[Weighted, ...]
+    gates: tuple[Condition, ...] = ()
+    gate_score: float = 0.0
+    clip: tuple[float, float] | None = None
+    success: tuple[Condition, ...] = ()
+    on_error: float = 0.0
+    modality: Mapping[str, float] = field(default_factory=dict)  # 1 for a modality that is not named
+
+    def score(self, sample: Sample) -> Scored:
+        """Every component is asked, also behind a shut gate: its number is a metric."""
+        results = {part.name: _asked(part.component, sample, self.on_error) for part in self.parts}
+        gated = tuple(gate.component for gate in self.gates if not gate.met(results))
+        total = self.gate_score if gated else sum(part.weight * results[part.name].score for part in self.parts)
+        if self.clip is not None and not gated:
+            total = min(max(total, self.clip[0]), self.clip[1])
+        total *= self.modality.get(sample.modality, 1.0)
+        valid = all(result.valid for result in results.values())
+        judged = {**results, TOTAL: Result(total, valid=valid)}
+        success = all(condition.met(judged) for condition in self.success) if self.success else None
+        return Scored(float(total), results, success, valid, gated)
+
+
+def _asked(component: Component, sample: Sample, on_error: float) -> Result:
+    try:
+        result = component.score(sample)
+        if math.isfinite(result.score):
+            return result
+        what = f"score {result.score}"
+    except Exception as error:  # whatever a component does, the rollouts of a step are not lost
+        what = f"{type(error).__name__}: {error}"
+    return Result(on_error, (ERROR,), {ERROR: what[:LONGEST_MESSAGE]}, valid=False)
+
+
+RETRIEVAL = Composition(
+    parts=(Weighted("format", 0.1, Format()), Weighted("ndcg", 0.9, Ndcg())),
+    gates=(Condition("format"),),
+    success=(Condition(TOTAL, ">", 0.1),),
+)

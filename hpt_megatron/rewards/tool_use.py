@@ -1,0 +1,49 @@
+"""A bonus for tools that led to the right answer, and a price for searches beyond those that are free.
+
+Decision: the bonus needs a right answer (as in DeepEyes). A bonus for the call alone teaches useless calls.
+
+Invariants
+    1. The score lies in [-most, bonus], and without a price it is 0 or the bonus.
+    2. A tool that was used is the action of a turn; a tag in an observation is none, since no observation is seen.
+
+Example:
+    >>> right = Sample(turns=("<search>fox</search>", "<answer>red</answer>"), answer="red", golds=("red",))
+    >>> ToolUse().score(right).score, ToolUse(free=0, price=0.25).score(right).score
+    (1.0, 0.75)
+"""
+
+from dataclasses import dataclass
+
+from hpt_megatron.errors import UserError
+from hpt_megatron.rewards import answers, text  # noqa: F401  (what says that an answer is right, by name)
+from hpt_megatron.rewards.component import COMPONENTS, Result, Sample
+from hpt_megatron.rewards.turns import can_be_done, first_action
+
+
+@COMPONENTS.add("tool_use")
+@dataclass(frozen=True)
+class ToolUse:
+    """`right` names the component that says whether the answer is right, with its default settings: a score of 1."""
+
+    right: str = "exact_match"
+    bonus: float = 1.0
+    free: int = 4
+    price: float = 0.0
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.right == "tool_use" or self.right not in COMPONENTS.names():
+            others = ", ".join(name for name in COMPONENTS.names() if name != "tool_use")
+            raise UserError(f"no component {self.right!r} says what is right", where="right", mend=f"one of {others}")
+        if min(self.bonus, self.free, self.price, self.most) < 0:
+            raise UserError("a negative bonus, count or price", where="price", mend="0 or more")
+
+    def score(self, sample: Sample) -> Result:
+        """Only actions that the environment can carry out count as used."""
+        actions = [action for action in map(first_action, sample.turns) if action and can_be_done(action)]
+        searches = sum(action.name == "search" for action in actions)
+        used = searches + sum(action.name == "bbox" for action in actions)
+        judged = COMPONENTS.get(self.right)().score(sample)
+        earned = self.bonus if used and judged.score >= 1.0 else 0.0
+        fine = min(self.price * max(searches - self.free, 0), self.most)
+        return Result(earned - fine, judged.flags, {"tools": float(used), "searches": float(searches)}, judged.valid)

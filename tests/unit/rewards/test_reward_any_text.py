@@ -1,0 +1,89 @@
+"""Every component over random and hostile text: no exception, no score out of bounds, no long wait; the examples."""
+
+import doctest
+import importlib
+import pkgutil
+import random
+import time
+
+import pytest
+
+from hpt_megatron import rewards
+from hpt_megatron.rewards import answers, extent, keywords, retrieval, text, tool_use, turns  # noqa: F401
+from hpt_megatron.rewards.component import COMPONENTS, Sample
+
+pytestmark = pytest.mark.fast
+
+SETTINGS = {
+    "accuracy": {"correct_keywords": ("yes", "\uc815\ud655")},
+    "quality": {"quality_keywords": ("good",), "negative_keywords": ("a", "\x00")},
+}
+BELOW_ZERO = {"length", "overlong", "repetition", "quality", "tool_use"}
+PIECES = [
+    *("<think>", "</think>", "<search>", "</search>", "<bbox>", "</bbox>", "<answer>", "</answer>"),
+    *("<search_complete>", "</search_complete>", "<", ">", "</", "[", "1,2,3,4", "]", "true", "\\boxed{", "}"),
+    *("9^9^9", "1e308", "-", ".", "/0", "0", "%", "A", "(B)", "yes", "The answer is C", "x" * 50, "../", ".png"),
+    *("\x00", "\ud800", "\u202e", "\ufdfa", "\u0301", "\U0001f600", "\n", " ", "\t", "\u2044", "\u2212", "\u0661"),
+]
+
+
+def drawn(draw):
+    return "".join(draw.choices(PIECES, k=draw.randrange(12)))
+
+
+def several(draw, most):
+    return tuple(drawn(draw) for _ in range(draw.randrange(most)))
+
+
+def random_sample(draw):
+    answer = None if draw.random() < 0.1 else drawn(draw)
+    lists = {name: several(draw, 4) for name in ("golds", "choices", "retrieved", "reference")}
+    return Sample(turns=several(draw, 4), answer=answer, tokens=draw.randrange(5000), **lists)
+
+
+def test_ten_thousand_samples_raise_nothing_and_stay_in_bounds():
+    draw = random.Random(11)
+    components = {name: COMPONENTS.get(name)(**SETTINGS.get(name, {})) for name in COMPONENTS.names()}
+    assert len(components) >= 15
+    seen = {name: set() for name in components}
+    for _ in range(10_000):
+        sample = random_sample(draw)
+        for name, component in components.items():
+            score = component.score(sample).score
+            assert (-1.0 if name in BELOW_ZERO else 0.0) <= score <= 1.0, (name, sample)
+            seen[name].add(score)
+    # A component that always says the same was not tried.
+    assert {name for name, scores in seen.items() if len(scores) < 2} == set()
+
+
+@pytest.mark.parametrize("name", COMPONENTS.names())
+@pytest.mark.parametrize(
+    "piece", ["<search>", "<answer></search>", "9", "1,234", " ", "answer ", "a ", "(", "-.", "[", "yesyes", "\u0301a"]
+)
+def test_long_hostile_text_is_done_in_time(name, piece):
+    """20,000 characters; what grows with the square takes minutes."""
+    long = piece * (20_000 // len(piece))
+    golds = (long[:-1] + "z", "1", "A")
+    sample = Sample(turns=(long, f"<answer>{long}"), answer=long, golds=golds, choices=("1", long, "B"), tokens=9)
+    sample_of_pages = Sample(turns=(long,), retrieved=(long,) * 20, reference=(long, "1"))
+    component = COMPONENTS.get(name)(**SETTINGS.get(name, {}))
+    start = time.process_time()
+    component.score(sample)
+    component.score(sample_of_pages)
+    assert time.process_time() - start < 3.0
+
+
+def test_text_measures_are_symmetric_and_full_for_equal_texts():
+    draw = random.Random(5)
+    for _ in range(2_000):
+        a, b = drawn(draw), drawn(draw)
+        assert text.f1(a, b) == text.f1(b, a)
+        assert text.same(a, b) == text.same(b, a)
+        assert text.anls(a, b, 0.5) == text.anls(b, a, 0.5)
+        assert text.f1(a, a) == text.anls(a, a, 0.5) == float(text.same(a, a)) == 1.0
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(rewards.__path__)])
+def test_the_examples_hold(name):
+    result = doctest.testmod(importlib.import_module(f"hpt_megatron.rewards.{name}"))
+    assert (result.failed, result.attempted > 0) == (0, True)
