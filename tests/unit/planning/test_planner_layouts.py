@@ -124,7 +124,8 @@ def test_validation_keeps_the_experiments_and_refuses_what_fits_nowhere(name):
 
 
 def test_the_short_form_says_devices_memory_and_time():
-    run = load(["experiment=hpt-72b"]).run
+    assert short_form(load(["experiment=hpt-72b"]).run)[1].endswith(": fits"), "on what it is written for"
+    run = load(["experiment=hpt-72b", "trainer.recompute=selective"]).run
     lines = short_form(run)
     assert len(lines) == 3
     assert lines[0] == "plan for 64 x H100 SXM 80 GB: tp 8, pp 4, vpp 1, cp 1, dp 2, recompute selective, engines of 8"
