@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -66,7 +66,8 @@ class SentOutbox:
         for run in parcel.runs:
             for receiver in run.receivers:
                 where = self.session.senders + receiver
-                works.append(self.group.send([self._packed[run.at : run.at + run.size]], where, 0))
+                with _naming(f"engine rank {receiver}"):
+                    works.append(self.group.send([self._packed[run.at : run.at + run.size]], where, 0))
                 self.counted[receiver] += run.size
         self._sending.append((parcel, works))
 
@@ -80,7 +81,8 @@ class SentOutbox:
         while len(self._sending) > at_most:
             _, works = self._sending.popleft()
             for work in works:
-                _wait(work, "an engine's rank")
+                with _naming("an engine's rank"):
+                    work.wait()
 
     def close(self) -> None:
         """Leaves the group; those who wait for this rank are told so by its connections."""
@@ -101,7 +103,8 @@ class SentInbox:
         """The bytes of a sender's parcel, in which only the runs that name this receiver are filled."""
         memory = self._room(taken.sender, max(at + size for at, size in taken.runs))
         for at, size in taken.runs:
-            _wait(self.group.recv([memory[at : at + size]], taken.sender, 0), f"trainer rank {taken.sender}")
+            with _naming(f"trainer rank {taken.sender}"):
+                self.group.recv([memory[at : at + size]], taken.sender, 0).wait()
             self.counted[taken.sender] += size
         return memory
 
@@ -158,9 +161,11 @@ def _gloo(store: Any, rank: int, size: int, timeout: timedelta, host: str) -> An
     return dist.ProcessGroupGloo(store, rank, size, options)
 
 
-def _wait(work: Any, who: str) -> None:
+@contextlib.contextmanager
+def _naming(who: str) -> Iterator[None]:
+    """A connection that breaks says who was at its other end."""
     try:
-        work.wait()
+        yield
     except RuntimeError as error:
         raise HptError(f"does not answer any more ({str(error).splitlines()[0][:120]})", where=who) from None
 

@@ -24,7 +24,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ class SharedInbox:
 
 
 @contextlib.contextmanager
-def _naming(who: str) -> Any:
+def _naming(who: str) -> Iterator[None]:
     """A socket that breaks says who was at its other end."""
     try:
         yield

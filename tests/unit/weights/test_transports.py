@@ -128,6 +128,17 @@ def test_a_sender_that_dies_is_named_on_every_other_side(at):
     assert time.monotonic() - started < 15, "the end of a socket is seen at once, not at a deadline"
 
 
+def test_a_sender_that_dies_is_named_over_the_network_too():
+    """In one process here, whose end nobody sees before the deadline; a process that ends closes its connections."""
+    Dies.at, Dies.rows = 3, count()
+    sent, received = Meeting("sent", 500, sender=Dies, timeout_s=3).run()
+    assert isinstance(sent[1], KeyboardInterrupt)
+    for error in received:
+        assert isinstance(error, HptError)
+        assert "trainer rank" in str(error)
+        assert "does not answer any more" in str(error)
+
+
 def test_nothing_stays_in_memory_once_all_have_met():
     """Also while bytes flow: a crash then leaves nothing in the host's memory but an empty folder."""
     meeting = Meeting("shared")
