@@ -18,6 +18,14 @@ from hpt_megatron.weights.plan.parcels import fingerprint, parcels, sent_by
 from hpt_megatron.weights.plan.publish import ALL, plans_of_run
 from hpt_megatron.weights.publish.sender import Sender, misfits
 from hpt_megatron.weights.publish.session import Session
+from hpt_megatron.weights.table import HEAD, OUTPUT, Table
+
+
+def held_tensors(models: Sequence[Any], table: Table) -> list[str]:
+    """The checkpoint's tensors that this stage holds; a second copy of a tied one counts where the first is."""
+    tied = table.model.tie_word_embeddings
+    names = [name for name, _ in parameters_of(models) if not (tied and name == OUTPUT) and not name.startswith(HEAD)]
+    return [tensor for name in names for tensor in table.entry(name).checkpoint]
 
 
 def open_sender(run: RunConfig, models: Sequence[Any], session: Session) -> Sender:
