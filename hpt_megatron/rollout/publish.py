@@ -88,15 +88,17 @@ def held_by(layout: Layout, rank: int) -> list[tuple[str, int, list[list[Any]]]]
 def together(
     sending: Callable[[], Any], takings: Sequence[Callable[[], Any]], give_up: Callable[[], None] = lambda: None
 ) -> Any:
-    """Both sides at once; the first failure is raised when all have ended, which `give_up` helps them to."""
+    """Both sides at once. When all have ended, which `give_up` helps them to, the sender's failure is raised before
+    those of takers: they fail because it does.
+    """
     with ThreadPoolExecutor(1 + len(takings)) as pool:
         works = [pool.submit(each) for each in (sending, *takings)]
         done, _ = wait(works, return_when=FIRST_EXCEPTION)
-        failed = next((work for work in works if work in done and work.exception() is not None), None)
-        if failed is not None:
+        if any(work.exception() is not None for work in done):
             give_up()
-    if failed is not None:
-        failed.result()
+    errors = [error for work in works if (error := work.exception()) is not None]
+    if errors:
+        raise errors[0]
     return works[0].result()
 
 
