@@ -19,7 +19,6 @@ from typing import Any
 
 from hpt_megatron.config.geometry import parameters
 from hpt_megatron.config.problem import Problem
-from hpt_megatron.config.rules.rollout import BYTES, MIB
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.planning.devices import HOST, LARGEST, LINK_RATES, Asked, read_devices
@@ -29,12 +28,9 @@ from hpt_megatron.planning.layouts import Choice, Layouts, applied, compare, own
 from hpt_megatron.planning.memory import Phase, holdings, most, phases
 from hpt_megatron.planning.step_time import StepTime, step_time
 from hpt_megatron.planning.workload import Assumed, Workload
-from hpt_megatron.weights.plan.bucket import Bound, Plan, make_plan
+from hpt_megatron.weights.plan.bucket import Plan
 from hpt_megatron.weights.plan.cost import GB, cost
-from hpt_megatron.weights.plan.engine import engine_layout
-from hpt_megatron.weights.plan.publish import plan_of_run
-from hpt_megatron.weights.plan.trainer import trainer_layout
-from hpt_megatron.weights.plan.transfer import Placement
+from hpt_megatron.weights.plan.publish import ALL, plan_of_run, plans_of_run
 
 GIB = 2**30
 TINY = 100_000_000  # parameters: below it a run is planned for this host
@@ -72,12 +68,7 @@ def publishing(run: RunConfig, asked: Asked, split: int = 0) -> dict[str, Any]:
 
 def split_plan(run: RunConfig, split: int) -> Plan:
     """Publishing to engines on devices of their own, behind the trainer's."""
-    rollout = run.rollout
-    source = trainer_layout(run.model, run.layout, run.dp)
-    engines = split // rollout.tensor_parallel_size
-    target = engine_layout(run.model, rollout.tensor_parallel_size, engines, rollout.mm_encoder_tp_mode)
-    bound = Bound(BYTES[run.trainer.dtype], rollout.publish_bucket_mb * MIB)
-    return make_plan(source, target, Placement(run.trainer.n_gpus_per_node, run.devices), bound)
+    return plans_of_run(run, split // run.rollout.tensor_parallel_size, apart=run.devices)[ALL]
 
 
 def plan_run(

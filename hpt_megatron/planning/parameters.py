@@ -16,7 +16,6 @@ Example:
 """
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import prod
 
@@ -24,25 +23,26 @@ from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.config.run import LayoutConfig
 from hpt_megatron.config.shapes import Shape, shapes
 from hpt_megatron.layout.stages import layers_per_stage
+from hpt_megatron.weights.frozen import frozen
 from hpt_megatron.weights.kinds import Entry
 from hpt_megatron.weights.plan.engine import engine_layout
-from hpt_megatron.weights.plan.trainer import LAYERED, cuts
+from hpt_megatron.weights.plan.trainer import LAYERED, cuts, stage_of_layers
 from hpt_megatron.weights.table import EMBEDDING, OUTPUT, VISUAL, Table
 
 
 @dataclass(frozen=True)
-class Part:
+class Elements:
     """Elements held, and those of them that are trained."""
 
     held: int = 0
     trained: int = 0
 
-    def __add__(self, other: "Part") -> "Part":
-        return Part(self.held + other.held, self.trained + other.trained)
+    def __add__(self, other: "Elements") -> "Elements":
+        return Elements(self.held + other.held, self.trained + other.trained)
 
-    def times(self, count: int) -> "Part":
+    def times(self, count: int) -> "Elements":
         """So many of them."""
-        return Part(self.held * count, self.trained * count)
+        return Elements(self.held * count, self.trained * count)
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Stage:
 
     rank: int
     virtual: tuple[int, ...]
-    decoder: Part
-    embedding: Part
-    output: Part
-    vision: Part
+    decoder: Elements
+    embedding: Elements
+    output: Elements
+    vision: Elements
     first: bool
     last: bool
 
@@ -64,7 +64,7 @@ class Stage:
         return sum(self.virtual)
 
     @property
-    def all(self) -> Part:
+    def all(self) -> Elements:
         """Everything."""
         return self.decoder + self.embedding + self.output + self.vision
 
@@ -84,9 +84,9 @@ def _stages(model: ModelConfig, layout: LayoutConfig, freeze: tuple[str, ...], v
     found = []
     for rank, virtual in enumerate(counts):
         first, last = rank == 0, rank == layout.pp - 1
-        output = by_part["norm"] if last else Part()
+        output = by_part["norm"] if last else Elements()
         if last and not vocabulary:
-            output += Part(model.hidden_size + 1, model.hidden_size + 1)
+            output += Elements(model.hidden_size + 1, model.hidden_size + 1)
         elif last and (not tied or layout.pp > 1):
             output += by_part["embedding" if tied else "output"]
         found.append(
@@ -94,9 +94,9 @@ def _stages(model: ModelConfig, layout: LayoutConfig, freeze: tuple[str, ...], v
                 rank=rank,
                 virtual=tuple(virtual),
                 decoder=_layers(by_part, model, counts, rank),
-                embedding=by_part["embedding"] if first else Part(),
+                embedding=by_part["embedding"] if first else Elements(),
                 output=output,
-                vision=by_part["vision"] if first else Part(),
+                vision=by_part["vision"] if first else Elements(),
                 first=first,
                 last=last,
             )
@@ -104,44 +104,38 @@ def _stages(model: ModelConfig, layout: LayoutConfig, freeze: tuple[str, ...], v
     return tuple(found)
 
 
-def _layers(by_part: dict[str, Part], model: ModelConfig, counts: list[list[int]], rank: int) -> Part:
+def _layers(by_part: dict[str, Elements], model: ModelConfig, counts: list[list[int]], rank: int) -> Elements:
     """The stage's own layers; they differ only where a pattern freezes some of them."""
     if "layer 0" not in by_part:
         return by_part["layer"].times(sum(counts[rank]))
-    total, start = Part(), 0
-    for virtual in range(len(counts[0])):
-        for other in range(len(counts)):
-            stop = start + counts[other][virtual]
-            if other == rank:
-                for layer in range(start, stop):
-                    total += by_part[f"layer {layer}"]
-            start = stop
-    return total
+    stages = stage_of_layers(model.num_hidden_layers, len(counts), len(counts[0]))
+    return sum((by_part[f"layer {layer}"] for layer, stage in enumerate(stages) if stage == rank), Elements())
 
 
 @lru_cache(maxsize=256)
-def _parts(model: ModelConfig, tp: int, vocab_multiple: int, freeze: tuple[str, ...]) -> dict[str, Part]:
+def _parts(model: ModelConfig, tp: int, vocab_multiple: int, freeze: tuple[str, ...]) -> dict[str, Elements]:
     """Elements of one tensor-parallel rank: one layer, embedding, output, last norm, tower."""
     table, sizes = Table.of(model, tp, vocab_multiple), shapes(model)
+    tower = [name for name in sizes if name.startswith(VISUAL)]
+    still = frozen(freeze, table.entries(tower), model.tie_word_embeddings)
 
-    def part(entry: Entry) -> Part:
+    def part(entry: Entry) -> Elements:
         held = rank_elements(table, entry, sizes, tp)
-        frozen = all(any(fnmatchcase(name, pattern) for pattern in freeze) for name in entry.checkpoint)
-        return Part(held, 0 if frozen else held)
+        return Elements(held, 0 if entry.trainer in still else held)
 
     known = {entry.trainer for entry in table.entries()}
     layered = [entry.trainer for entry in table.family.language if LAYERED in entry.trainer]
 
-    def layer(number: int) -> Part:
+    def layer(number: int) -> Elements:
         names = [name.replace(LAYERED, str(number)) for name in layered]
-        return sum((part(table.entry(name)) for name in names if name in known), Part())
+        return sum((part(table.entry(name)) for name in names if name in known), Elements())
 
     found = {
         "layer": layer(0),
         "embedding": part(table.entry(EMBEDDING)),
-        "output": Part() if model.tie_word_embeddings else part(table.entry(OUTPUT)),
+        "output": Elements() if model.tie_word_embeddings else part(table.entry(OUTPUT)),
         "norm": part(table.entry("decoder.final_layernorm.weight")),
-        "vision": sum((part(table.entry(name)) for name in sizes if name.startswith(VISUAL)), Part()),
+        "vision": sum((part(table.entry(name)) for name in tower), Elements()),
     }
     if freeze:
         found |= {f"layer {number}": layer(number) for number in range(model.num_hidden_layers)}

@@ -36,7 +36,7 @@ TAIL = 8  # of so many sequences one is still being sampled while the longest en
 
 
 @dataclass(frozen=True)
-class Part:
+class Spent:
     """Seconds of one part of the step."""
 
     phase: str
@@ -48,7 +48,7 @@ class Part:
 class StepTime:
     """One step of a run."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Spent, ...]
     exchanges: tuple[Exchange, ...]
     tokens: int
     operations: float  # of forward and backward of all rows, nothing computed twice
@@ -98,7 +98,7 @@ def stage_seconds(run: RunConfig, device: Device, work: Workload, stage: Stage, 
     return [forward, 2 * (forward - tower + learned) + again + head]
 
 
-def passes(run: RunConfig, asked: Asked, work: Workload, role: Role, train: bool) -> tuple[list[Part], list[Exchange]]:
+def passes(run: RunConfig, asked: Asked, work: Workload, role: Role, train: bool) -> tuple[list[Spent], list[Exchange]]:
     """All rows of a step through one model."""
     layout, device, phase = run.layout, asked.device, "update" if train else "log-probs"
     stages = stages_of(run.model, layout, run.trainer.freeze if role.trained else (), role.vocabulary)
@@ -113,9 +113,9 @@ def passes(run: RunConfig, asked: Asked, work: Workload, role: Role, train: bool
     tokens = rows * work.mean_length / packs / layout.cp
     exchanges = of_sequence(run, asked, tokens, layers, packs, train)
     exchanges += of_pipeline(run, asked, tokens, packs, train)
-    parts = [Part(phase, f"{role.name}: computing", least)]
-    parts.append(Part(phase, f"{role.name}: more on the slowest stage", slowest - least))
-    parts.append(Part(phase, f"{role.name}: bubble of the pipeline", bubble))
+    parts = [Spent(phase, f"{role.name}: computing", least)]
+    parts.append(Spent(phase, f"{role.name}: more on the slowest stage", slowest - least))
+    parts.append(Spent(phase, f"{role.name}: bubble of the pipeline", bubble))
     if train:
         one = max((stage.all for stage in ends), key=lambda part: part.trained)
         of_dp = of_gradients(run, asked, one.held, one.trained)
@@ -124,8 +124,8 @@ def passes(run: RunConfig, asked: Asked, work: Workload, role: Role, train: bool
             for each in of_dp
         ]
         state = one.trained / (run.dp * layout.cp)
-        parts.append(Part(phase, f"{role.name}: optimizer", work.mini_batches * optimizer(run, device, state)))
-    parts += [Part(phase, f"{role.name}: {each.kind} over {each.link}", each.exposed) for each in exchanges]
+        parts.append(Spent(phase, f"{role.name}: optimizer", work.mini_batches * optimizer(run, device, state)))
+    parts += [Spent(phase, f"{role.name}: {each.kind} over {each.link}", each.exposed) for each in exchanges]
     return [part for part in parts if part.seconds > 0], exchanges
 
 
@@ -138,7 +138,7 @@ def optimizer(run: RunConfig, device: Device, shard: float) -> float:
     return seconds
 
 
-def rollout(run: RunConfig, asked: Asked, work: Workload, engine: Engine, devices: int) -> list[Part]:
+def rollout(run: RunConfig, asked: Asked, work: Workload, engine: Engine, devices: int) -> list[Spent]:
     """Sampling all rows on engines over so many devices; endless where not one sequence fits."""
     device, model, tp = asked.device, run.model, run.rollout.tensor_parallel_size
     engines = max(1, devices // tp)
@@ -148,12 +148,12 @@ def rollout(run: RunConfig, asked: Asked, work: Workload, engine: Engine, device
     fitting = engine.cached_tokens // work.mean_length
     at_once = min(rows, MOST_SEQUENCES, fitting)
     if at_once < 1:
-        return [Part("rollout", "decoding", float("inf"))]
+        return [Spent("rollout", "decoding", float("inf"))]
     full = max(rows / at_once, 1.0) * work.response * decoding(run, asked, engine, at_once, work)
     few = max(1.0, at_once / TAIL)
     tail = (work.longest - work.response) * decoding(run, asked, engine, few, work)
-    parts = [Part("rollout", "prompts", prompts), Part("rollout", "decoding", full)]
-    return [*parts, Part("rollout", "decoding the longest", tail)]
+    parts = [Spent("rollout", "prompts", prompts), Spent("rollout", "decoding", full)]
+    return [*parts, Spent("rollout", "decoding the longest", tail)]
 
 
 def decoding(run: RunConfig, asked: Asked, engine: Engine, sequences: float, work: Workload) -> float:
@@ -168,14 +168,14 @@ def decoding(run: RunConfig, asked: Asked, engine: Engine, sequences: float, wor
     return max(reading, computing) + exchanging + 60 * device.launch
 
 
-def moves(run: RunConfig, device: Device, stages: Iterable[Stage]) -> list[Part]:
+def moves(run: RunConfig, device: Device, stages: Iterable[Stage]) -> list[Spent]:
     """Weights and the optimizer's state out to host memory and back; gradients are not kept."""
     if device.processes:
         return []
     element, replicas = BYTES[run.trainer.dtype], run.dp * run.layout.cp
     state = 0 if run.trainer.optimizer_offload else (12 if element == 2 else 8)
     size = max(stage.all.held * element + state * stage.all.trained / replicas for stage in stages)
-    return [Part("moves", "trainer to host memory and back", 2 * size / device.rate(device.to_host))]
+    return [Spent("moves", "trainer to host memory and back", 2 * size / device.rate(device.to_host))]
 
 
 def short_publish(run: RunConfig, asked: Asked, engine: Engine, split: int = 0) -> float:
@@ -204,7 +204,7 @@ def step_time(run: RunConfig, asked: Asked, work: Workload, publish: float | Non
         own, of_role = passes(run, asked, work, role, train=True)
         parts, exchanges = parts + own, exchanges + of_role
     seconds = short_publish(run, asked, engine, split) if publish is None else publish
-    parts.append(Part("publish", "weights to the engines", seconds))
+    parts.append(Spent("publish", "weights to the engines", seconds))
     if not split:
         parts += moves(run, asked.device, stages_of(run.model, run.layout, run.trainer.freeze))
     trained = work.rows * (work.row_cost + work.images * work.image_cost + head_cost(run.model, work.response))

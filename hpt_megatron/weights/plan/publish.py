@@ -24,13 +24,13 @@ def plan_of_run(run: RunConfig) -> Plan:
     return plans_of_run(run, run.devices // run.rollout.tensor_parallel_size)[ALL]
 
 
-def plans_of_run(run: RunConfig, engines: int) -> dict[str, Plan]:
-    """The plans for so many engines at once."""
+def plans_of_run(run: RunConfig, engines: int, apart: int = 0) -> dict[str, Plan]:
+    """The plans for so many engines at once; `apart` is their first device, where they do not share the trainer's."""
     rollout = run.rollout
     source = trainer_layout(run.model, run.layout, run.dp)
     target = engine_layout(run.model, rollout.tensor_parallel_size, engines, rollout.mm_encoder_tp_mode)
     bound = Bound(BYTES[run.trainer.dtype], rollout.publish_bucket_mb * MIB)
-    placement = Placement(run.trainer.n_gpus_per_node)
+    placement = Placement(run.trainer.n_gpus_per_node, apart)
     plans = {ALL: make_plan(source, target, placement, bound)}
     still = standing(run)
     plans[TRAINED] = make_plan(source, target, placement, bound, still) if still else plans[ALL]

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from hpt_megatron.weights.plan.parcels import Packed, Parcel
+from hpt_megatron.weights.publish.halves import halves
 from hpt_megatron.weights.publish.sent import SentOutbox
 from hpt_megatron.weights.publish.session import Session
-from hpt_megatron.weights.publish.shared import SharedOutbox, halves
+from hpt_megatron.weights.publish.shared import SharedOutbox
 
 Outbox = SharedOutbox | SentOutbox
 

@@ -15,7 +15,7 @@ Example: `place="127.0.0.1:23456"`, two senders, one receiver: three processes, 
 import contextlib
 import os
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights.plan.parcels import Parcel, Taken
+from hpt_megatron.weights.publish.halves import Halves
 from hpt_megatron.weights.publish.session import Session
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -37,11 +38,10 @@ class SentOutbox:
 
     def __init__(self, session: Session, rank: int, halves_of: tuple[int, int], receivers: Sequence[int]) -> None:
         self.session, self.rank = session, rank
-        self.half, size = halves_of
+        half, size = halves_of
+        self._halves = Halves(half, self._sent)
         self.counted: Counter[int] = Counter()  # bytes by receiver
-        self.memory = torch.empty(max(size, 1), dtype=torch.uint8, device=session.device)
-        self._sending: deque[tuple[Parcel, list[Any]]] = deque()
-        self._turn = 0
+        self.memory = torch.empty(size, dtype=torch.uint8, device=session.device)
 
     def accept(self) -> None:
         """Forms the group."""
@@ -49,14 +49,7 @@ class SentOutbox:
 
     def slot(self, parcel: Parcel) -> Tensor:
         """Bytes to pack a parcel into, free for it."""
-        at = 0
-        if parcel.size > self.half:
-            self._let_go(0)
-        else:
-            self._let_go(1)
-            if any(other.size > self.half for other, _ in self._sending):
-                self._let_go(0)
-            at, self._turn = self._turn * self.half, 1 - self._turn
+        at = self._halves.place(parcel)
         self._packed = self.memory[at : at + parcel.size]
         return self._packed
 
@@ -69,24 +62,23 @@ class SentOutbox:
                 with _naming(f"engine rank {receiver}"):
                     works.append(self.group.send([self._packed[run.at : run.at + run.size]], where, 0))
                 self.counted[receiver] += run.size
-        self._sending.append((parcel, works))
+        self._halves.sent(parcel, works)
 
     def flush(self) -> None:
         """Waits until everything is sent."""
-        self._let_go(0)
+        self._halves.finish_all_but(0)
         if self.session.device == "cuda":
             torch.cuda.current_stream().synchronize()
 
-    def _let_go(self, at_most: int) -> None:
-        while len(self._sending) > at_most:
-            _, works = self._sending.popleft()
+    def _sent(self, parcel: Parcel, works: list[Any]) -> None:
+        """Waits until a parcel is sent."""
+        with _naming("an engine's rank"):
             for work in works:
-                with _naming("an engine's rank"):
-                    work.wait()
+                work.wait()
 
     def close(self) -> None:
         """Leaves the group; those who wait for this rank are told so by its connections."""
-        self._sending.clear()
+        self._halves.forget()
         _leave(self)
 
 

@@ -1,8 +1,7 @@
 """Parcels through memory that both sides map: within a host, on the CPU or on one GPU.
 
-A sender has one buffer with two halves. It packs a parcel into one half while the receivers read the other, and packs
-into a half again when all of them have let go of it. A parcel larger than a half has the whole buffer to itself. What
-says "ready" and "read" is a socket beside the buffer, so a side that dies is noticed at once, by the end of its socket.
+A sender packs a parcel into one half of its buffer (`halves.py`) while the receivers read the other. What says "ready"
+and "read" is a socket beside the buffer, so a side that dies is noticed at once, by the end of its socket.
 
     host     a file in the host's memory; its name is removed when all have mapped it, so nothing stays after a crash
     device   a GPU's memory, opened by the receivers through CUDA IPC; the same tokens, after the GPU is done
@@ -12,7 +11,7 @@ Invariants
     2. A receiver reads only the runs that name it; both sides count those bytes.
     3. Nobody else can take part: buffer and socket lie in a folder that only this user can enter.
 
-Example: three parcels of 8 bytes lie at 0, at 8, and, once the first has been read, at 0 again.
+Example: at tp 2 both ranks of an engine read the rows of a norm where the sender has packed them once.
 """
 
 import base64
@@ -23,7 +22,7 @@ import os
 import socket
 import struct
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,24 +32,12 @@ from torch import Tensor
 
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights.plan.parcels import Parcel, Taken
+from hpt_megatron.weights.publish.halves import Halves
 from hpt_megatron.weights.publish.session import Session
 
-TOKEN = struct.Struct("<ii q")  # parcel's bucket, nothing, where it lies
-ALIGNED = 64
+TOKEN = struct.Struct("<iq")  # a parcel's bucket, and where it lies
 WAIT_S = 0.005
 LOOK_S = 0.5
-
-
-def halves(sizes: Sequence[tuple[int, bool]]) -> tuple[int, int]:
-    """The size of a half and of the whole buffer, for parcels of (bytes, oversize).
-
-    Example:
-        >>> halves([(100, False), (60, False), (500, True)])
-        (128, 500)
-    """
-    half = max((size for size, oversize in sizes if not oversize), default=0)
-    half = -(-half // ALIGNED) * ALIGNED
-    return half, max(2 * half, max((size for size, _ in sizes), default=0))
 
 
 class SharedOutbox:
@@ -58,11 +45,10 @@ class SharedOutbox:
 
     def __init__(self, session: Session, rank: int, halves_of: tuple[int, int], receivers: Sequence[int]) -> None:
         self.session, self.rank, self.receivers = session, rank, tuple(receivers)
-        self.half, size = halves_of
+        half, size = halves_of
+        self._halves = Halves(half, self._read)
         self.counted: Counter[int] = Counter()  # bytes by receiver
-        self._reading: deque[tuple[Parcel, int, set[int]]] = deque()  # parcels that somebody still reads, and where
         self._peers: dict[int, socket.socket] = {}
-        self._turn = 0
         self._path = session.folder / f"{rank}.buffer"
         self.memory, told = _create(self._path, size, session.device)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -101,15 +87,7 @@ class SharedOutbox:
 
     def slot(self, parcel: Parcel) -> Tensor:
         """Bytes to pack a parcel into, free for it."""
-        self._at = 0
-        if parcel.size > self.half:
-            self._let_go(0)
-        else:
-            self._let_go(1)
-            if any(other.size > self.half for other, _, _ in self._reading):
-                self._let_go(0)
-            self._at = self._turn * self.half
-            self._turn = 1 - self._turn
+        self._at = self._halves.place(parcel)
         return self.memory[self._at : self._at + parcel.size]
 
     def post(self, parcel: Parcel) -> None:
@@ -123,21 +101,19 @@ class SharedOutbox:
                 self.counted[receiver] += run.size
         for receiver in readers:
             with _naming(f"engine rank {receiver}"):
-                self._peers[receiver].sendall(TOKEN.pack(parcel.bucket, 0, self._at))
-        self._reading.append((parcel, self._at, readers))
+                self._peers[receiver].sendall(TOKEN.pack(parcel.bucket, self._at))
+        self._halves.sent(parcel, readers)
 
     def flush(self) -> None:
         """Waits until everything has been read."""
-        self._let_go(0)
+        self._halves.finish_all_but(0)
 
-    def _let_go(self, at_most: int) -> None:
-        """Waits until no more than so many parcels are being read; they are read in order."""
-        while len(self._reading) > at_most:
-            parcel, _, readers = self._reading.popleft()
-            for receiver in readers:
-                bucket, _, _ = TOKEN.unpack(_exactly(self._peers[receiver], TOKEN.size, f"engine rank {receiver}"))
-                if bucket != parcel.bucket:
-                    raise HptError(f"engine rank {receiver} has read bucket {bucket}, not {parcel.bucket}")
+    def _read(self, parcel: Parcel, readers: set[int]) -> None:
+        """Waits until all have read a parcel."""
+        for receiver in readers:
+            bucket, _ = TOKEN.unpack(_exactly(self._peers[receiver], TOKEN.size, f"engine rank {receiver}"))
+            if bucket != parcel.bucket:
+                raise HptError(f"engine rank {receiver} has read bucket {bucket}, not {parcel.bucket}")
 
     def close(self) -> None:
         """Ends the session on this side; receivers that wait are told so by the end of the socket."""
@@ -190,7 +166,7 @@ class SharedInbox:
     def take(self, bucket: int, taken: Taken) -> Tensor:
         """The bytes of a sender's parcel; those of the runs that name this receiver may be read until `done`."""
         who = f"trainer rank {taken.sender}"
-        number, _, at = TOKEN.unpack(_exactly(self._peers[taken.sender], TOKEN.size, who))
+        number, at = TOKEN.unpack(_exactly(self._peers[taken.sender], TOKEN.size, who))
         if number != bucket:
             raise HptError(f"sent bucket {number} where bucket {bucket} is due", where=who)
         self.counted[taken.sender] += sum(size for _, size in taken.runs)
@@ -199,7 +175,7 @@ class SharedInbox:
     def done(self, bucket: int, taken: Taken) -> None:
         """This receiver has read what it wants of a parcel."""
         with _naming(f"trainer rank {taken.sender}"):
-            self._peers[taken.sender].sendall(TOKEN.pack(bucket, 0, 0))
+            self._peers[taken.sender].sendall(TOKEN.pack(bucket, 0))
 
     def close(self) -> None:
         """Ends the session on this side."""
@@ -236,7 +212,6 @@ def _create(path: Path, size: int, device: str) -> tuple[Tensor, dict[str, Any]]
     """A sender's buffer, and what a receiver must know to open it."""
     if device == "cuda":
         return _create_on_device(size)
-    size = max(size, 1)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)  # a full memory is an error here, not a bus error later
@@ -260,7 +235,7 @@ def _open(path: Path, told: dict[str, Any], device: str) -> Tensor:
 
 def _create_on_device(size: int) -> tuple[Tensor, dict[str, Any]]:
     """GPU memory and its CUDA IPC handle, as text."""
-    memory = torch.empty(max(size, 1), dtype=torch.uint8, device="cuda")
+    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
     storage: Any = memory.untyped_storage()
     shared = storage._share_cuda_()
     return memory, {

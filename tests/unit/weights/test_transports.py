@@ -16,10 +16,10 @@ from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.host.ports import free_port
 from hpt_megatron.weights.plan.cost import cost
 from hpt_megatron.weights.plan.parcels import fingerprint, parcels, received_by, sent_by
+from hpt_megatron.weights.publish.halves import halves
 from hpt_megatron.weights.publish.receiver import Receiver
 from hpt_megatron.weights.publish.sender import Sender, misfits
 from hpt_megatron.weights.publish.session import MEMORY, Session, open_place
-from hpt_megatron.weights.publish.shared import halves
 from hpt_megatron.weights.simulate import execute, hold
 
 KINDS = ("shared", "sent")
@@ -222,4 +222,4 @@ def test_halves_hold_what_fits_and_the_whole_holds_what_does_not():
     assert halves([(100, False), (60, False)]) == (128, 256)
     assert halves([(100, False), (1000, True)]) == (128, 1000)
     assert halves([(1000, True)]) == (0, 1000)
-    assert halves([]) == (0, 0)
+    assert halves([]) == (0, 1)
