@@ -16,6 +16,11 @@ from dataclasses import dataclass
 
 from hpt_megatron.errors import UserError
 
+LOGITS_CHUNK = 1024
+"""Tokens whose logits exist at a time."""
+GRADIENT_BUCKET = 40_000_000
+"""Parameters whose gradients travel together, where reduction overlaps with backward."""
+
 
 @dataclass(frozen=True)
 class RowSize:

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 
 from hpt_megatron.config.model import ModelConfig, VisionConfig
 from hpt_megatron.config.run import LayoutConfig
-
-CHUNK = 1024  # tokens whose logits exist at a time (`mcore/model/log_probs.py:Sampling`)
+from hpt_megatron.layout.sizes import LOGITS_CHUNK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,10 @@ def head_kept(model: ModelConfig, setting: Setting) -> int:
 
 def logits(model: ModelConfig, rows: int, setting: Setting, backward: bool) -> int:
     """Logits of a chunk as often as they exist at once; `rows` of the output matrix are on this rank."""
-    chunk = min(CHUNK, setting.tokens)
-    several = setting.tokens > CHUNK  # the last chunk's gradient is still there when the next one's logits are made
+    chunk = min(LOGITS_CHUNK, setting.tokens)
+    several = (
+        setting.tokens > LOGITS_CHUNK
+    )  # the last chunk's gradient is still there when the next one's logits are made
     if setting.element == 4:
         copies = 4 * ((2 if setting.entropy else 1) + several) if backward else 4
     elif backward:

@@ -29,6 +29,7 @@ from typing import Literal
 
 from hpt_megatron.config.rules.rollout import BYTES, MIB
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.layout.sizes import GRADIENT_BUCKET
 from hpt_megatron.planning import activations
 from hpt_megatron.planning.activations import Setting
 from hpt_megatron.planning.devices import Device
@@ -40,7 +41,6 @@ from hpt_megatron.planning.workload import Workload
 PHASES = ("rollout", "log-probs", "update", "publish")
 GLOO_MESSAGES = 8  # copies of a pack's hidden states that gloo's threads hold on to, measured
 GRAPH = 5_000_000  # bytes, whatever the pack; measured
-BUCKET = 40_000_000  # elements (`mcore/step/optimizer.py:BUCKET`)
 ROWS_BYTES = 120  # per token of a pack: ids, three positions, a dozen columns
 
 
@@ -250,7 +250,7 @@ def largest_bucket(rank: Rank) -> int:
     for part in (*[each] * stage.layers, stage.vision.trained, stage.embedding.trained):
         open_ += part
         largest = max(largest, open_)
-        open_ = 0 if open_ >= BUCKET else open_
+        open_ = 0 if open_ >= GRADIENT_BUCKET else open_
     return max(largest, model.hidden_size)
 
 

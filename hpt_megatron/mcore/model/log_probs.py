@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.layout.sizes import LOGITS_CHUNK
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Sampling:
     vocab_size: int
     temperature: float = 1.0
     forbidden: tuple[int, ...] = ()
-    chunk: int = 1024
+    chunk: int = LOGITS_CHUNK
     group: dist.ProcessGroup | None = None
 
     def __post_init__(self) -> None:

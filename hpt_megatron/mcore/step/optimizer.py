@@ -18,11 +18,12 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from hpt_megatron.config.run import TrainerConfig
+from hpt_megatron.layout.sizes import GRADIENT_BUCKET
 
-BUCKET = 40_000_000  # parameters whose gradients travel together, where reduction overlaps with backward
 
-
-def wrap(models: list[Any], config: TransformerConfig, trainer: TrainerConfig, bucket: int = BUCKET) -> list[Any]:
+def wrap(
+    models: list[Any], config: TransformerConfig, trainer: TrainerConfig, bucket: int = GRADIENT_BUCKET
+) -> list[Any]:
     """The stages of this process, with gradient buffers and what the schedules need to know of them."""
     overlap = trainer.overlap_communication
     ddp = DistributedDataParallelConfig(
