@@ -63,9 +63,9 @@ def run(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # megatron-core's, once per process
     warnings.simplefilter("ignore")
-    from hpt_megatron.parity.trial import compare_folder, read_layout
+    from hpt_megatron.parity.trial import compare_folder, sizes_of
 
-    sizes = read_layout(given.layout)
+    sizes = sizes_of(given.layout)
     trial = compare_folder(given.folder, sizes, given.seed, given.rows, given.timeout)
     beyond = trial.beyond(given.tolerance)
     if given.json:

@@ -15,6 +15,7 @@ from hpt_megatron.config.problem import errors
 from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
+from hpt_megatron.layout.asked import read_layout
 from hpt_megatron.mcore.agree import first_few
 from hpt_megatron.mcore.packing.sequences import divisors, round_up
 from hpt_megatron.parity.compare import Difference, compare
@@ -47,21 +48,13 @@ class Trial:
         return [one for one in self.differences if not one.relative <= tolerance]
 
 
-def read_layout(text: str) -> dict[str, int]:
+def sizes_of(text: str) -> dict[str, int]:
     """Sizes from `tp=2,pp=2,cp=1`; what is not named is 1.
 
-    >>> read_layout("tp=2,cp=2")
+    >>> sizes_of("tp=2,cp=2")
     {'tp': 2, 'pp': 1, 'vpp': 1, 'cp': 2, 'dp': 1}
     """
-    sizes = dict.fromkeys(SIZES, 1)
-    for piece in filter(None, text.split(",")):
-        key, _, value = piece.strip().partition("=")
-        if key not in sizes:
-            raise UserError(f"no such size: {key}", where="--layout", mend=f"one of {', '.join(SIZES)}")
-        if not (value.isascii() and value.isdecimal() and int(value) > 0):
-            raise UserError(f"{key}={value} is no size", where="--layout", mend="a whole number from 1")
-        sizes[key] = int(value)
-    return sizes
+    return dict.fromkeys(SIZES, 1) | (read_layout(text, SIZES) if text else {})
 
 
 def run_of(folder: str, sizes: Mapping[str, int]) -> RunConfig:

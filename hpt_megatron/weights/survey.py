@@ -154,7 +154,10 @@ def briefly(error: UserError) -> str:
     return f"{Path(error.where).name}: {error.what}"
 
 
-def refuse(where: Path, problems: list[str], mend: str = "is it the checkpoint of this model?") -> None:
+ANOTHER_MODEL = "is it the checkpoint of this model?"
+
+
+def refuse(where: Path, problems: list[str], mend: str = ANOTHER_MODEL) -> None:
     """Raises all problems in one line, where there are any."""
     if problems:
         raise UserError("; ".join(problems), where=str(where), mend=mend)

@@ -73,8 +73,8 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(
     save_file(tensors, short / "model.safetensors", metadata={"format": "pt"})
     cases = {
         (tiny, "--layout", "tp=3"): "does not divide the 4 attention heads; right would be: 1, 2, 4",
-        (tiny, "--layout", "tp=two"): "--layout: tp=two is no size; a whole number from 1",
-        (tiny, "--layout", "ep=2"): "--layout: no such size: ep; one of tp, pp, vpp, cp, dp",
+        (tiny, "--layout", "tp=two"): "--layout: 'tp=two' cannot be read; sizes from 1 for some of tp, pp, vpp, cp, dp, each once",
+        (tiny, "--layout", "ep=2"): "--layout: 'ep=2' cannot be read; sizes from 1 for some of tp, pp, vpp, cp, dp, each once",
         (tiny, "--layout", "vpp=2"): "interleaves the stages of a pipeline, and pp is 1",
         (tiny, "--rows", "0"): "a whole number from 1 is needed",
         (tmp_path / "nowhere",): "config.json: cannot be read: No such file or directory",

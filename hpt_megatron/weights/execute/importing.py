@@ -28,7 +28,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from hpt_megatron.config.shapes import shapes
-from hpt_megatron.weights.asked_layout import illegal, read_layout
+from hpt_megatron.layout.asked import read_layout
+from hpt_megatron.weights.asked_layout import SIZES, illegal
 from hpt_megatron.weights.carried import CARRIED, WEIGHTS_ALONE, carry, state_of
 from hpt_megatron.weights.entry import cut
 from hpt_megatron.weights.execute.checksums import Checksums, Place
@@ -37,7 +38,7 @@ from hpt_megatron.weights.execute.mapped import Mapped, same_bytes, stored_tenso
 from hpt_megatron.weights.execute.megatron import COMPLETE, DESCRIPTION, stored_name
 from hpt_megatron.weights.execute.target import Piece, Target, manifest_of
 from hpt_megatron.weights.progress import Progress
-from hpt_megatron.weights.survey import refuse
+from hpt_megatron.weights.survey import ANOTHER_MODEL, refuse
 from hpt_megatron.weights.table import VISUAL, Table
 
 PART = 2**30
@@ -47,9 +48,10 @@ def import_folder(
     source: str | Path, out: str | Path, resume: bool = False, layout: str | None = None
 ) -> dict[str, Any]:
     """Writes the checkpoint; answers its manifest. A layout is held against the model, and changes no file."""
-    sizes = read_layout(layout) if layout is not None else {}
+    sizes = read_layout(layout, SIZES) if layout is not None else {}
     hub = HubFolder(source)
-    refuse(hub.path, hub.problems + (illegal(hub.model, sizes) if sizes and hub.model is not None else []))
+    unfit = illegal(hub.model, sizes) if sizes and hub.model is not None else []
+    refuse(hub.path, hub.problems + unfit, ANOTHER_MODEL if hub.problems else "sizes that this model can be cut into")
     assert hub.model is not None
     table = Table.of(hub.model, 1, 1)
     entries = table.entries([name for name in shapes(hub.model) if name.startswith(VISUAL)])
