@@ -53,14 +53,14 @@ def test_the_json_adds_up(seven):
 
 
 def test_a_layout_that_does_not_fit_is_refused_and_the_best_one_is_planned(capsys):
-    code, plan = planned(capsys, "experiment=hpt-72b", "devices=h100:64")
+    code, plan = planned(capsys, "experiment=hpt-72b", "devices=h100:64", "trainer.recompute=selective")
     assert code == 2
     assert plan["own"]["legal"]
     assert not plan["own"]["fits"]
     assert plan["own"]["reason"].startswith("update needs ")
     assert plan["planned"]["text"] == plan["layouts"]["ranked"][0]["text"]
     assert all(phase["fits"] for phase in plan["memory"])
-    code, plan = planned(capsys, "experiment=hpt-72b", "devices=h100:64", "trainer.recompute=full")
+    code, plan = planned(capsys, "experiment=hpt-72b", "devices=h100:64")
     assert code == 0
     assert plan["planned"]["text"] == plan["own"]["text"]
 
@@ -174,7 +174,7 @@ def test_validation_refuses_a_run_that_fits_on_no_device(capsys):
     words = ["config", "validate", "experiment=hpt-72b", "layout=tp2"]
     assert main(words) == 2
     told = capsys.readouterr().out
-    assert "error: layout = tp 2, pp 1, vpp 1, cp 1, dp 32, recompute selective, engines of 8: update needs " in told
+    assert "error: layout = tp 2, pp 1, vpp 1, cp 1, dp 32, recompute full, engines of 8: publish needs " in told
     assert "no larger device is known than B200 HGX 192 GB" in told
     assert "invalid: 1 error, 0 warnings" in told
     assert main([*words, "--json"]) == 2
