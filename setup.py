@@ -28,6 +28,11 @@ ENGINES = [
     "safetensors>=0.6.2",
     "numpy>=2.0",
     "pillow>=12.3",
+    "pyarrow>=17",  # parquet, which most public data sets come in
+    # Answers compared as mathematics. The extra because omegaconf needs that release of ANTLR's runtime.
+    "math-verify[antlr4_9_3]>=0.9,<0.10",
+    "bm25s>=0.3,<0.4",  # the embedded index of the search service
+    "pypdfium2>=5",  # pages of PDFs as images
     "psutil>=5.9",  # megatron-core imports it without declaring it
     "einops>=0.8",  # the same
 ]

@@ -13,7 +13,7 @@ FLOORS = [
     ["errors"],
     ["registry"],
     ["config", "protocol"],
-    ["host", "device", "algorithms", "layout", "rewards"],
+    ["host", "device", "algorithms", "layout", "rewards", "data"],
     ["weights"],
     ["planning"],
     ["mcore", "rollout", "embedded"],
