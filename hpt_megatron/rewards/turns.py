@@ -22,13 +22,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from hpt_megatron.rewards.component import COMPONENTS, Result, Sample
 
 ACTIONS = ("search", "bbox", "answer", "search_complete")
 ENDING = ("answer", "search_complete")
-TAG = re.compile(r"<(/?)(think|search_complete|search|bbox|answer)>")
+NAMES = "think|search_complete|search|bbox|answer"
+TAG = re.compile(rf"<(/?)({NAMES})>")
 LONGEST_QUERY = 512
 LONGEST_BOX = 200  # characters; four numbers need no more, and nothing deep is parsed
 
@@ -43,14 +45,20 @@ class Action:
     body: str
 
 
-def first_action(turn: str) -> Action | None:
-    """The leftmost complete action."""
+@lru_cache(maxsize=64)
+def tags_of(tools: tuple[str, ...]) -> re.Pattern[str]:
+    """The tags that exist, with those of further tools."""
+    return re.compile(rf"<(/?)({'|'.join(map(re.escape, tools))}|{NAMES})>") if tools else TAG
+
+
+def first_action(turn: str, tools: tuple[str, ...] = ()) -> Action | None:
+    """The leftmost complete action; `tools` names those of an agent's further tools."""
     opened: dict[str, list[int]] = {}
     best: tuple[int, str, int, int] | None = None
     closed: set[str] = set()
-    for tag in TAG.finditer(turn):
+    for tag in tags_of(tools).finditer(turn):
         name = tag[2]
-        if name not in ACTIONS or name in closed:
+        if name == "think" or name in closed:
             continue
         if not tag[1]:
             opened.setdefault(name, []).append(tag.end())

@@ -1,0 +1,54 @@
+"""`<search>words</search>`: the best pages that were not shown yet, or the documents found.
+
+Decision: pages come in the order of the ranking, those already shown are passed over, and where none is left the policy is
+told so. Nothing is kept from one call to the next, so no page of one trajectory ever reaches another.
+
+Invariants
+    1. A page whose image cannot be read is passed over like one that was shown.
+    2. A failed search is `failed`, never `nothing`.
+
+Example: three hits, the first was shown before: the second is shown.
+"""
+
+import asyncio
+
+from hpt_megatron.errors import UserError
+from hpt_megatron.rollout.agent.views import View
+from hpt_megatron.rollout.tools.tool import TOOLS, Equipment, Outcome, Scene
+from hpt_megatron.search.hit import Hit, Query
+
+
+@TOOLS.add("search")
+class Search:
+    """Asks the search service."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._client, self._viewer = equipment.search, equipment.viewer
+        self._most = equipment.images_per_search
+
+    async def use(self, body: str, scene: Scene) -> Outcome:
+        """New pages first; without any page, the text of the documents."""
+        pages = tuple(map(str, scene.extra.get("document_images", ())))
+        found = await self._client.search(Query(body, scene.extra.get("row_index"), pages))
+        if found.failed:
+            return Outcome("failed", why=found.failed)
+        views: list[View] = []
+        for hit in found.hits:
+            if hit.image and hit.page not in scene.seen and all(hit.page != view.page for view in views):
+                views += await asyncio.to_thread(self._view, hit)
+            if len(views) == self._most:
+                break
+        if views:
+            return Outcome("shown", tuple(views), pages=tuple(view.page for view in views))
+        texts = [hit.text for hit in found.hits if hit.text and not hit.image]
+        if not texts:
+            return Outcome("nothing")
+        names = tuple(hit.page for hit in found.hits if hit.text and not hit.image and hit.page)
+        return Outcome("shown", text="\n".join(texts), pages=names)
+
+    def _view(self, hit: Hit) -> list[View]:
+        try:
+            return [self._viewer.view(hit.page, self._client.source(hit))]
+        except UserError:
+            self._client.unreadable(hit)
+            return []

@@ -1,0 +1,52 @@
+"""`POST [{"query", "request_idx", "row_index"}]` -> `[{"request_idx", "results": [{"position", "score"}]}]`: pages of one deck.
+
+`row_index` says which row of the data set asks, and so in which deck to look; a position counts that deck's pages from 0.
+The one who asks knows the pages (`document_images` of the row); our server takes the name of a deck or its number.
+
+Example: position 2 of a deck of a.jpg, b.jpg, c.jpg is c.jpg.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpt_megatron.search.hit import Asked, Call, Hit, WireError, number, row, rows, text
+
+
+def calls(asked: Sequence[Asked]) -> list[Call]:
+    """One request for all."""
+    body = [{"query": one.text, "request_idx": i, "row_index": one.row} for i, one in enumerate(asked)]
+    return [Call("POST", tuple(asked), body=body)]
+
+
+def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
+    """Hits by id, as positions."""
+    found = {}
+    for entry in map(row, rows(payload)):
+        place = int(number(entry, "request_idx"))
+        if 0 <= place < len(asked):
+            found[asked[place].id] = [_hit(row(hit)) for hit in rows(entry.get("results"))]
+    return found
+
+
+def _hit(entry: dict[str, Any]) -> Hit:
+    return Hit(position=int(number(entry, "position")), score=number(entry, "score", 0.0))
+
+
+def parse(params: Sequence[tuple[str, str]], body: Any) -> list[Asked]:
+    """The server's side of `calls`."""
+    found = []
+    for entry in map(row, rows(body)):
+        deck = entry.get("row_index")
+        if deck is not None and not isinstance(deck, (int, str)):
+            raise WireError("row_index is neither a number nor a name")
+        found.append(Asked(str(int(number(entry, "request_idx"))), text(entry, "query"), deck))
+    return found
+
+
+def reply(asked: Sequence[Asked], hits: Mapping[str, Sequence[Hit]]) -> Any:
+    """The server's side of `read`."""
+
+    def told(hit: Hit) -> dict[str, Any]:
+        return {"position": hit.position, "score": hit.score}
+
+    return [{"request_idx": int(one.id), "results": [told(hit) for hit in hits[one.id]]} for one in asked]
