@@ -1,4 +1,4 @@
-"""Conversations become the ids that transformers makes of them. Not covered: Qwen's own tokenizer, which is not here."""
+"""Conversations become the ids that transformers makes of them. Not covered: Qwen's own tokenizer."""
 
 import json
 import shutil
@@ -158,5 +158,5 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_one_line(folder, t
     changed(folder, tmp_path / "few", "tokenizer.json", fewer)
     path = tmp_path / "few" / "tokenizer_config.json"
     path.write_text(unnamed(path.read_text()))
-    with pytest.raises(UserError, match="lacks <.video_pad.>"):
+    with pytest.raises(UserError, match=r"lacks <.video_pad.>"):
         Chat.open(tmp_path / "few")
