@@ -7,6 +7,7 @@ can see that every key is read by something.
 from dataclasses import dataclass
 from typing import Literal
 
+from hpt_megatron.config.agent import AgentConfig
 from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.config.model import Count, ModelConfig
 
@@ -44,7 +45,7 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
+class RolloutConfig(AgentConfig):
     """How the engine samples, alone or as an agent, and how it takes new weights."""
 
     name: str
@@ -62,6 +63,7 @@ class RolloutConfig:
     tensor_parallel_size: Count
     mm_encoder_tp_mode: Literal["weights", "data"]
     max_model_len: Count
+    max_images: int
     gpu_memory_utilization: float
     publish_bucket_mb: int
     verify_every: int

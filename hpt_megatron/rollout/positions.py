@@ -6,8 +6,8 @@
 Decision: after every observation everything is computed again. Positions behind an image depend on its grid, so a list
 that is patched is one that is wrong sooner or later; the whole list costs microseconds.
 
-The trainer has its own in torch, for packed rows and videos (`mcore/packing/positions.py:row_positions`), and the engine
-its own; tests hold all of them and transformers' against one another.
+The trainer has its own in torch, for packed rows and videos (`mcore/packing/positions.py:row_positions`), and the
+engine its own; tests hold all of them and transformers' against one another.
 
 Example:
     >>> positions([1, 7, 7, 2], [(1, 2, 4)], image_pad=7).tolist()

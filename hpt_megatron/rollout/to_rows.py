@@ -1,13 +1,14 @@
 """Trajectories and demonstrations as rows of a batch, with the images that they show.
 
-Columns (`protocol/rows.py` says what they mean): tokens `ids`, `response`, `trained`, `logp`, `off`, `turn`; fields `prompt`,
-`sample`, `valid`, `off`. Both kinds have all of them, so that the two can be joined. A demonstration is `off` over its whole
-response and trained on what its assistant says there: in one turn these are the same, in a chat with images they are not.
+Columns (`protocol/rows.py` says what they mean): tokens `ids`, `response`, `trained`, `logp`, `off`, `turn`; fields
+`prompt`, `sample`, `valid`, `off`. Both kinds have all of them, so that the two can be joined. A demonstration is
+`off` over its whole response and trained on what its assistant says there: in one turn these are the same, in a chat
+with images they are not.
 
 Invariants
     1. An image that several rows show is held once, and its patches are computed once.
-    2. A row whose placeholders are not as many as its images' visual tokens is left out and counted (`image_tokens`), and
-       so is one without a turn, by what ended it (`prompt_overflow`): there is nothing in it to train on.
+    2. A row whose placeholders are not as many as its images' visual tokens is left out and counted (`image_tokens`),
+       and so is one without a turn, by what ended it (`prompt_overflow`): there is nothing in it to train on.
     3. `kept` says which trajectories the rows are, in order.
 
 Example: rows = to_rows(trajectories, prompts, rules, image_pad); rows.batch.rows.tokens["trained"]
@@ -70,9 +71,7 @@ def to_rows(done: Sequence[Trajectory], prompts: Sequence[int], rules: PictureRu
         trained = [bool(mask) and one.valid for mask in one.loss_mask]
         no = [False] * len(one.ids)
         logp = one.rollout_logprobs
-        rows.append(
-            Row(one.ids, response, trained, logp, no, one.turn_id, one.images, prompt, one.sample, one.valid)
-        )
+        rows.append(Row(one.ids, response, trained, logp, no, one.turn_id, one.images, prompt, one.sample, one.valid))
         kept.append(i)
     return Made(batch_of(rows, rules), tuple(kept), left_out)
 

@@ -16,8 +16,8 @@ Invariants
 
 Example:
     >>> builder = Builder("7", 0)
-    >>> builder.prompt([1, 2]); builder.turn([5, 6], [-0.1, -0.2], ["3", "3"]); builder.observe([8]); builder.turn([9], [0.0], ["3"])
-    >>> done = builder.freeze("answered")
+    >>> builder.prompt([1, 2]); builder.turn([5, 6], [-0.1, -0.2], ["3", "3"]); builder.observe([8]);
+    builder.turn([9], [0.0], ["3"]) >>> done = builder.freeze("answered")
     >>> done.loss_mask, done.turn_id
     ((0, 0, 1, 1, 0, 1), (-1, -1, 1, 1, -2, 2))
 """

@@ -1,7 +1,7 @@
 """The pages of a corpus: `pages.jsonl` in its folder, one page a line: `{"id", "image", "text"}`.
 
-`id` is the relative path of the image without its extension, so two decks with a slide 1024 are two pages; a deck is the folder
-part of the id. `image` is a path below the folder; a document without an image is shown as its text.
+`id` is the relative path of the image without its extension, so two decks with a slide 1024 are two pages; a deck is
+the folder part of the id. `image` is a path below the folder; a document without an image is shown as its text.
 
 Invariants
     1. Ids are unique; a line that is not a page is named by its number.

@@ -1,11 +1,11 @@
 """Which pages fit some words: BM25 over the pages' texts, kept on disk and used again while nothing changed.
 
-Decision: an existing library (bm25s) ranks; its files are arrays and JSON, no pickle. The key beside them says what the index
-was built from: the corpus, the library's release, our way to split words. Another key, and it is built again.
+Decision: an existing library (bm25s) ranks; its files are arrays and JSON, no pickle. The key beside them says what
+the index was built from: the corpus, the library's release, our way to split words. Another key, and it is built again.
 
 Invariants
-    1. Words are runs of letters and digits in lower case; no word is left out and none is cut to its stem, so keys such as
-       `k07` are found, in any language.
+    1. Words are runs of letters and digits in lower case; no word is left out and none is cut to its stem, so keys
+       such as `k07` are found, in any language.
     2. Pages without any of the words are no hits.
     3. Equal scores are ordered by the number of the page.
 
@@ -48,7 +48,7 @@ class Bm25:
         import bm25s
 
         key = {"corpus": corpus.fingerprint, "bm25s": bm25s.__version__, "words": WORDS}
-        if _key_of(folder) == key:
+        if key_of(folder) == key:
             return cls(bm25s.BM25.load(folder / "bm25"), len(corpus.pages), reused=True)
         ranker = bm25s.BM25()
         ranker.index(_split([page.text for page in corpus.pages]), show_progress=False)
@@ -56,7 +56,9 @@ class Bm25:
         (folder / KEY).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         ranker.save(folder / "bm25", show_progress=False)
-        (folder / KEY).write_text(json.dumps(key), encoding="utf-8")  # last: without it what lies there counts for nothing
+        (folder / KEY).write_text(
+            json.dumps(key), encoding="utf-8"
+        )  # last: without it what lies there counts for nothing
         return cls(ranker, len(corpus.pages), reused=False)
 
     def search(self, texts: Sequence[str], topk: int, among: Sequence[Sequence[int] | None]) -> list[Found]:
@@ -86,7 +88,8 @@ def best(scores: Any, topk: int, among: Sequence[int] | None, least: float = 0.0
     return [(int(number), float(scores[number])) for number in order]
 
 
-def _key_of(folder: Path) -> Any:
+def key_of(folder: Path) -> Any:
+    """What the index in a folder was built from; None where there is none."""
     try:
         return json.loads((folder / KEY).read_text(encoding="utf-8"))
     except (OSError, ValueError):

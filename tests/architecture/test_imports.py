@@ -13,7 +13,7 @@ FLOORS = [
     ["errors"],
     ["registry"],
     ["config", "protocol"],
-    ["host", "device", "algorithms", "layout", "rewards", "data"],
+    ["host", "device", "algorithms", "layout", "rewards", "data", "search"],
     ["weights"],
     ["planning"],
     ["mcore", "rollout", "embedded"],

@@ -1,7 +1,6 @@
 """The engine: lengths, sampling, its own layout, and how it takes new weights."""
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from hpt_megatron.config.geometry import largest_tensor
 from hpt_megatron.config.problem import Problem, divisors
@@ -62,26 +61,6 @@ def check_sampling(run: RunConfig) -> Iterator[Problem]:
     if rollout.val_temperature == 0 and rollout.n_val > 1:
         why = "greedy validation gives the same answer every time"
         yield Problem("rollout.n_val", rollout.n_val, why, "1, or val_temperature above 0", "warning")
-
-
-def check_agent(run: RunConfig) -> Iterator[Problem]:
-    """An agent that searches needs somewhere to search and at least one turn."""
-    rollout = run.rollout
-    if rollout.max_turns < 1:
-        yield Problem("rollout.max_turns", rollout.max_turns, "must be at least 1", "5")
-    if rollout.agent != "single_turn" and rollout.search_url is None:
-        why = f"the {rollout.agent} agent searches"
-        yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
-    if rollout.search_url is not None:
-        parts = urlsplit(rollout.search_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield Problem("rollout.search_url", rollout.search_url, "is not a web address", "http://HOST:PORT/search")
-        elif parts.username or parts.password:
-            hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
-            yield Problem("rollout.search_url", hidden, "a run is recorded, so no credentials in it", "without them")
-    if run.reward.reward_impl_version == 7 and rollout.agent == "single_turn":
-        why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"
-        yield Problem("rollout.agent", rollout.agent, why, "vrag or searcher", "warning")
 
 
 def check_engine_layout(run: RunConfig) -> Iterator[Problem]:

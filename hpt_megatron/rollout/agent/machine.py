@@ -44,7 +44,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Budgets and choices; tokens are counted expanded. 0 images, visual tokens or seconds: no limit."""
+    """Budgets and choices; tokens are counted expanded. 0 visual tokens or seconds: no limit."""
 
     actions: tuple[str, ...] = ()
     ending: str = ""
@@ -55,7 +55,7 @@ class Rules:
     max_prompt_tokens: int = 1 << 30
     max_response_tokens: int = 1 << 30
     max_model_len: int = 1 << 30
-    max_images: int = 0
+    max_images: int = 1 << 30
     max_visual_tokens: int = 0
     invalid_limit: int = 3
     wall_time_s: float = 0.0
@@ -219,7 +219,7 @@ def too_many_invalid(state: State, event: Any, rules: Rules) -> bool:
 def too_many_images(state: State, new: Measured | Prompted, rules: Rules) -> bool:
     """More images, or more visual tokens, than the budget."""
     images, visual = state.images + new.images, state.visual + new.visual
-    return 0 < rules.max_images < images or 0 < rules.max_visual_tokens < visual
+    return rules.max_images < images or 0 < rules.max_visual_tokens < visual
 
 
 def finish(reason: str) -> Act:

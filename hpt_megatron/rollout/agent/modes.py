@@ -5,8 +5,9 @@
     vrag          search, bbox, answer               answer              the policy
     searcher      search, bbox, search_complete      search_complete     a frozen generator, if there is one
 
-Instructions are our own words; `own` belongs to the mode, `vrag_compat` follows the order of the public VRAG prompt, `none`
-adds nothing, and any other name is a file. `{question}` is where the question goes; without it the question follows.
+Instructions are our own words; `own` belongs to the mode, `vrag_compat` follows the order of the public VRAG prompt,
+`none` adds nothing, and any other name is a file. `{question}` is where the question goes; without it the question
+follows.
 
 Example:
     >>> "bbox" in MODES["vrag"].actions, MODES["single_turn"].actions
@@ -31,11 +32,11 @@ SEARCHER = (
     f"Find the pages that answer the question; somebody else will answer it.\n{TAGS}"
     "- <search_complete>true</search_complete> when you have seen all that is needed.\n"
 )
-VRAG_COMPAT = """Answer the given question. Whenever you receive new information, reason about it first, inside <think> and </think>.
-If knowledge is missing after that, ask the search engine with <search> query </search>; the user then returns a page.
-Whenever a page was returned you may crop it to see a part more clearly, with <bbox>[x1, y1, x2, y2]</bbox>.
-Search as often as you like. When nothing is missing any more, give the answer inside <answer> and </answer>, without
-further explanation.
+VRAG_COMPAT = """Answer the given question. Whenever you receive new information, reason about it first, inside <think>
+and </think>. If knowledge is missing after that, ask the search engine with <search> query </search>; the user then
+returns a page. Whenever a page was returned you may crop it to see a part more clearly, with
+<bbox>[x1, y1, x2, y2]</bbox>. Search as often as you like. When nothing is missing any more, give the answer inside
+<answer> and </answer>, without further explanation.
 Question: {question}"""
 
 

@@ -1,8 +1,8 @@
 """The action of a turn, on its tokens: which it is, and where the turn ends.
 
-Decision: text is looked at, tokens are kept. The sampled ids are cut behind the token that completes the action's closing
-tag; the start of a sample of the policy is itself one, so log-probabilities and masks stay exact. A tag may be several
-tokens, or share its last one with more text, which then stays whole.
+Decision: text is looked at, tokens are kept. The sampled ids are cut behind the token that completes the action's
+closing tag; the start of a sample of the policy is itself one, so log-probabilities and masks stay exact. A tag may
+be several tokens, or share its last one with more text, which then stays whole.
 
 Invariants
     1. `cut.ids` is the start of what was sampled, and its action is that of the whole turn.

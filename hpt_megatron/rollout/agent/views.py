@@ -22,7 +22,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from hpt_megatron.data.pictures import Grid, PictureRules, grid, open_source, show, shown_size, tokens
 from hpt_megatron.data.record import Source

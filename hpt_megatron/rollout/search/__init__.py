@@ -1,1 +1,1 @@
-"""The agent's side of searching: a client that batches, retries and trusts nothing; the service is `hpt_megatron/search`."""
+"""The agent's side of searching: a client that batches, retries and trusts nothing."""

@@ -1,6 +1,7 @@
 """`<calculator>(1 + 2) * 3</calculator>`: arithmetic, read by a parser of its own. Nothing is evaluated as a program.
 
-    sum: product (+ - product)*      product: sign (* / // % sign)*      sign: (+ -) sign | power      power: atom ** sign
+    sum: product (+ - product)*      product: sign (* / // % sign)*      sign: (+ -) sign | power      power: atom **
+    sign
 
 Invariants
     1. At most `LONGEST` characters and `DEEPEST` levels of brackets; the size of a power is estimated before it is

@@ -1,7 +1,7 @@
 """`<search>words</search>`: the best pages that were not shown yet, or the documents found.
 
-Decision: pages come in the order of the ranking, those already shown are passed over, and where none is left the policy is
-told so. Nothing is kept from one call to the next, so no page of one trajectory ever reaches another.
+Decision: pages come in the order of the ranking, those already shown are passed over, and where none is left the
+policy is told so. Nothing is kept from one call to the next, so no page of one trajectory ever reaches another.
 
 Invariants
     1. A page whose image cannot be read is passed over like one that was shown.

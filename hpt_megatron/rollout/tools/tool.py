@@ -5,11 +5,12 @@
         def __init__(self, equipment: Equipment) -> None: ...
         async def use(self, body: str, scene: Scene) -> Outcome: ...
 
-A new tool is such a file, named in `rollout.tools`; one that shows pages or text needs nothing else. Another package adds
-one through the entry point group `hpt_megatron.tools`.
+A new tool is such a file, named in `rollout.tools`; one that shows pages or text needs nothing else. Another package
+adds one through the entry point group `hpt_megatron.tools`.
 
 Invariants
-    1. `use` answers for whatever a policy writes; what it cannot carry out is `invalid`, what failed outside is `failed`.
+    1. `use` answers for whatever a policy writes; what it cannot carry out is `invalid`, what failed outside is
+       `failed`.
     2. It changes nothing of the trajectory: the driver appends what it answers, or not.
     3. All of them run on one event loop; what takes long on the processor goes to a thread.
 

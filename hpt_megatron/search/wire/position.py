@@ -1,7 +1,9 @@
-"""`POST [{"query", "request_idx", "row_index"}]` -> `[{"request_idx", "results": [{"position", "score"}]}]`: pages of one deck.
+"""`POST [{"query", "request_idx", "row_index"}]` -> `[{"request_idx", "results": [{"position", "score"}]}]`: pages of
+one deck.
 
-`row_index` says which row of the data set asks, and so in which deck to look; a position counts that deck's pages from 0.
-The one who asks knows the pages (`document_images` of the row); our server takes the name of a deck or its number.
+`row_index` says which row of the data set asks, and so in which deck to look; a position counts that deck's pages
+from 0. The one who asks knows the pages (`document_images` of the row); our server takes the name of a deck or its
+number.
 
 Example: position 2 of a deck of a.jpg, b.jpg, c.jpg is c.jpg.
 """

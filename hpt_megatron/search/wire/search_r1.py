@@ -1,7 +1,7 @@
 """`POST {"queries", "topk", "return_scores"}` -> `{"result": [[{"document": {"contents"}, "score"}]]}`, as Search-R1.
 
-The format has no ids. Our server adds `queries` to its answer; where it is there, results are matched by it, else by order,
-and then there must be as many as were asked. Our documents also carry `id` and `image_file`.
+The format has no ids. Our server adds `queries` to its answer; where it is there, results are matched by it, else by
+order, and then there must be as many as were asked. Our documents also carry `id` and `image_file`.
 
 Example: a document without `image_file` is shown as text.
 """

@@ -1,7 +1,8 @@
 """`GET ?queries=a&queries=b` -> `[[{"idx": 3, "image_file": "deck/3.jpg"}, ...], ...]`, as VRAG's search engine.
 
-The format has no ids. Our server adds `query` to each hit; where it is there, results are matched by it, else by order, and
-then there must be as many as were asked. Addresses are kept short: many servers refuse those of more than 8 kB.
+The format has no ids. Our server adds `query` to each hit; where it is there, results are matched by it, else by
+order, and then there must be as many as were asked. Addresses are kept short: many servers refuse those of more than
+8 kB.
 
 Example: two queries, answered in the wrong order but with their `query`, end up where they belong.
 """

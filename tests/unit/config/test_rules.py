@@ -290,6 +290,27 @@ BROKEN = [
         "http",
         "error",
     ),
+    (
+        [SEVEN, "rollout=vrag", "rollout.search_protocol=inproc"],
+        *("rollout.search_corpus_root", "inproc searches", "corpus folder", "error"),
+    ),
+    ([SEVEN, "rollout.generator_url=host"], "rollout.generator_url", "not a web address", "http", "error"),
+    ([SEVEN, "rollout.agent_prompt=mine.txt"], "rollout.agent_prompt", "no such file", "vrag_compat", "error"),
+    (
+        [SEVEN, "rollout.generator_url=http://127.0.0.1:1/v1"],
+        *("rollout.generator_model", "by name", "served", "error"),
+    ),
+    (
+        [SEVEN, "rollout.generator_url=http://127.0.0.1:1/v1", "rollout.generator_model=m"],
+        *("rollout.generator_url", "nobody asks", "searcher", "warning"),
+    ),
+    ([SEVEN, "rollout.invalid_limit=-1"], "rollout.invalid_limit", "negative", "0 or more", "error"),
+    ([SEVEN, "rollout.search_timeout_s=0"], "rollout.search_timeout_s", "ever answer", "15", "error"),
+    ([SEVEN, "rollout.search_failure_budget=2"], "rollout.search_failure_budget", "share", "0 to 1", "error"),
+    (
+        [SEVEN, "rollout=vrag", "rollout.search_url=http://h/s", "rollout.max_image_pixels=3136"],
+        *("rollout.min_image_pixels", "no image", "3136", "error"),
+    ),
     ([SEVEN, "rollout.max_turns=0"], "rollout.max_turns", "at least 1", "5", "error"),
     ([SEVEN, "reward=rag"], "rollout.agent", "retrieves nothing", "vrag", "warning"),
     (

@@ -1,0 +1,88 @@
+"""The agent: where it searches, what it may do, and budgets that let it do something."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hpt_megatron.config.problem import Problem
+from hpt_megatron.config.run import RunConfig
+
+
+def check_agent(run: RunConfig) -> Iterator[Problem]:
+    """An agent that searches needs somewhere to search and at least one turn."""
+    rollout = run.rollout
+    if rollout.max_turns < 1:
+        yield Problem("rollout.max_turns", rollout.max_turns, "must be at least 1", "5")
+    inside = rollout.search_protocol == "inproc"
+    if rollout.agent != "single_turn" and rollout.search_url is None and not inside:
+        why = f"the {rollout.agent} agent searches"
+        yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
+    if inside and rollout.agent != "single_turn" and rollout.search_corpus_root is None:
+        yield Problem("rollout.search_corpus_root", None, "inproc searches the pages of this folder", "a corpus folder")
+    if run.reward.reward_impl_version == 7 and rollout.agent == "single_turn":
+        why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"
+        yield Problem("rollout.agent", rollout.agent, why, "vrag or searcher", "warning")
+
+
+def check_addresses(run: RunConfig) -> Iterator[Problem]:
+    """Addresses are addresses, and a run that is recorded holds no credentials."""
+    for path, url in (
+        ("rollout.search_url", run.rollout.search_url),
+        ("rollout.generator_url", run.rollout.generator_url),
+    ):
+        if url is None:
+            continue
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            yield Problem(path, url, "is not a web address", "http://HOST:PORT/...")
+        elif parts.username or parts.password:
+            hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
+            yield Problem(path, hidden, "a run is recorded, so no credentials in it", "without them")
+
+
+def check_agent_prompt(run: RunConfig) -> Iterator[Problem]:
+    """An instruction is a name or a file that is there."""
+    prompt = run.rollout.agent_prompt
+    if prompt not in ("own", "vrag_compat", "none") and not Path(prompt).is_file():
+        yield Problem("rollout.agent_prompt", prompt, "no such instruction and no such file", "own, vrag_compat, none")
+
+
+def check_generator(run: RunConfig) -> Iterator[Problem]:
+    """A generator has a model's name, and belongs to the searcher."""
+    rollout = run.rollout
+    if rollout.generator_url is not None and not rollout.generator_model:
+        why = "the generator is asked for a model by name"
+        yield Problem("rollout.generator_model", None, why, "the name under which it is served")
+    if rollout.generator_url is not None and rollout.agent != "searcher":
+        why = f"in mode {rollout.agent} nobody asks it"
+        yield Problem("rollout.generator_url", rollout.generator_url, why, "rollout.agent=searcher, or null", "warning")
+
+
+def check_agent_budgets(run: RunConfig) -> Iterator[Problem]:
+    """Budgets are not negative, and pictures have a size."""
+    rollout = run.rollout
+    least = {
+        "max_visual_tokens": (rollout.max_visual_tokens, "0 (no limit) or more"),
+        "invalid_limit": (rollout.invalid_limit, "0 or more"),
+        "wall_time_per_traj_s": (rollout.wall_time_per_traj_s, "0 (no limit) or more"),
+        "crop_pad_px": (rollout.crop_pad_px, "0 or more"),
+        "search_max_retries": (rollout.search_max_retries, "0 or more"),
+    }
+    for key, (value, right) in least.items():
+        if value < 0:
+            yield Problem(f"rollout.{key}", value, "must not be negative", right)
+    for key, seconds in (
+        ("search_timeout_s", rollout.search_timeout_s),
+        ("search_deadline_s", rollout.search_deadline_s),
+    ):
+        if seconds <= 0:
+            yield Problem(f"rollout.{key}", seconds, "no search could ever answer", "15")
+    if not 0 <= rollout.search_failure_budget <= 1:
+        yield Problem(
+            "rollout.search_failure_budget", rollout.search_failure_budget, "is a share of searches", "0 to 1"
+        )
+    low, high = rollout.min_image_pixels, rollout.max_image_pixels
+    if low is not None and high is not None and low > high:
+        yield Problem(
+            "rollout.min_image_pixels", low, f"no image has at least {low} and at most {high} pixels", f"{high}"
+        )

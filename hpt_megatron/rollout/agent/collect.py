@@ -1,0 +1,87 @@
+"""Trajectories of many prompts: encode, drive, and say of each group when it is complete.
+
+    agent = Agent(kit, client, driver="async")
+    groups = agent.collect(tasks, sampling, samples=8, step=3, on_group=score)
+
+Invariants
+    1. Both drivers give the same trajectories for the same seeds, where engine and search service do.
+    2. Groups come back in the order of the tasks, trajectories in the order of their samples.
+    3. `on_group` runs in a thread; what it raises ends the collection.
+    4. Where too many searches of the step failed, `RetrieverUnavailable` is raised when all trajectories have ended.
+
+Example: groups[0][3].ids
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from hpt_megatron.data.record import Record
+from hpt_megatron.rollout.agent import concurrent, lockstep
+from hpt_megatron.rollout.agent.episode import Episode, Kit, encoded
+from hpt_megatron.rollout.engine import Sampling
+from hpt_megatron.rollout.loop_thread import LoopThread
+from hpt_megatron.rollout.search.client import SearchClient
+from hpt_megatron.rollout.trajectory import Trajectory
+
+Group = list[Trajectory]
+OnGroup = Callable[[str, Group], None]
+Driver = Literal["async", "lockstep"]
+DRIVERS = {"async": concurrent.drive, "lockstep": lockstep.drive}
+
+
+class Agent:
+    """Owns the event loop on which everything of a rollout runs."""
+
+    def __init__(self, kit: Kit, client: SearchClient | None = None, driver: Driver = "async") -> None:
+        self.kit, self.client, self._drive = kit, client, DRIVERS[driver]
+        self._loop = LoopThread("agent")
+
+    def probe(self) -> None:
+        """Refuses to start without its search service, unless the run may."""
+        if self.client is not None:
+            self._loop.run(self.client.probe())
+
+    def collect(
+        self,
+        tasks: Sequence[tuple[str, Record]],
+        sampling: Sampling,
+        samples: int,
+        step: int = 0,
+        on_group: OnGroup | None = None,
+    ) -> list[Group]:
+        """`samples` trajectories of each task, which is an id and a row of data."""
+        if self.client is not None:
+            self.client.begin_step()
+        groups = self._loop.run(self._collected(tasks, sampling, samples, step, on_group))
+        if self.client is not None:
+            self.client.check_budget()
+        return groups
+
+    async def _collected(
+        self, tasks: Sequence[tuple[str, Record]], sampling: Sampling, samples: int, step: int, on_group: OnGroup | None
+    ) -> list[Group]:
+        starts = await asyncio.gather(*(asyncio.to_thread(encoded, self.kit, uid, record) for uid, record in tasks))
+        groups = [[Episode(self.kit, start, i, sampling, step) for i in range(samples)] for start in starts]
+        done: list[Group] = [[] for _ in groups]
+
+        async def finished(number: int) -> None:
+            done[number] = [episode.freeze() for episode in groups[number]]
+            if on_group is not None:
+                await asyncio.to_thread(on_group, tasks[number][0], done[number])
+
+        await self._drive(groups, finished)
+        return done
+
+    def close(self) -> None:
+        """Ends the loop and gives connections back."""
+        for part in (self.client, self.kit.generator):
+            if part is not None:
+                self._loop.run(part.close())
+        self._loop.close()
+
+    def __enter__(self) -> "Agent":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,40 @@
+"""An event loop in a thread of its own, for those who wait without one.
+
+Decision: whatever is asynchronous in a rollout (HTTP clients, batches, tools, trajectories) lives on one such loop.
+So no client is ever shared between two loops, which hangs.
+
+Example: loop = LoopThread("agent"); loop.run(work()); loop.close()
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """Starts at once; `close` ends it."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work answers; never call it from the loop itself."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupt ends what was started
+            raise
+
+    def close(self) -> None:
+        """Ends the loop and its thread."""
+        if self._thread.is_alive():
+            self.run(self._loop.shutdown_default_executor())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
