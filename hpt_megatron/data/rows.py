@@ -25,6 +25,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,7 +68,7 @@ def _record(row: dict[str, Any], where: str, root: str) -> Record:
     if rejected:
         extra["rejected"] = [{"role": message.role, "content": message.content} for message in rejected]
     return Record(
-        index=str(index if index is not None else where),
+        index=str(index if index is not None else Path(where).name),
         data_source=str(row.get("data_source") or ""),
         prompt=prompt,
         images=tuple(images),
@@ -99,6 +100,8 @@ def row_of(record: Record) -> dict[str, Any]:
         "ability": record.ability,
         "extra_info": extra,
     }
+    if record.modality != replace(record, modality="").modality:
+        told["modality"] = record.modality
     if record.target_images:
         told["target_images"] = [{"bytes": image.data, "path": image.path} for image in record.target_images]
     return told
