@@ -130,16 +130,17 @@ def open_source(source: Source, limit: int = MOST_PIXELS) -> Image.Image:
     return decode(source.read(), limit, source.name)
 
 
-def size_of(data: bytes, limit: int = MOST_PIXELS, where: str = "an image") -> tuple[int, int]:
-    """Width and height as `decode` gives them, from the header alone."""
+def size_of(source: Source, limit: int = MOST_PIXELS) -> tuple[int, int]:
+    """Width and height as `decode` gives them, from the header alone: a file is not read beyond it."""
+    opened: Any = io.BytesIO(source.data) if source.data is not None else source.path
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(opened, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception:
-        return decode(data, limit, where).size
+    except Exception:  # decode finds the words
+        return open_source(source, limit).size
     if width * height > limit:
-        raise UserError(f"has {width} x {height} pixels, the limit is {limit:,}", where=where)
+        raise UserError(f"has {width} x {height} pixels, the limit is {limit:,}", where=source.name)
     return (height, width) if turned else (width, height)
 
 

@@ -168,14 +168,14 @@ def test_a_bomb_is_refused_by_its_header(side):
     with pytest.raises(UserError, match=r"^row 3: has .*pixels, the limit is 50,000,000$"):
         decode(bomb(side, side), where="row 3")
     with pytest.raises(UserError, match="pixels, the limit is"):
-        size_of(bomb(side, side))
+        size_of(Source(data=bomb(side, side)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_a_truncated_file_is_one_line(kind):
     whole = encoded(noise(60, 40), kind)
-    assert decode(whole).size == size_of(whole) == (60, 40)
+    assert decode(whole).size == size_of(Source(data=whole)) == (60, 40)
     for length in (0, 3, 20, len(whole) // 2):
         with pytest.raises(UserError) as told:
             decode(whole[:length])
@@ -218,7 +218,7 @@ def test_the_rotation_of_a_camera_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     whole = encoded(noise(60, 40), "JPEG", exif=exif)
-    assert decode(whole).size == size_of(whole) == (40, 60)
+    assert decode(whole).size == size_of(Source(data=whole)) == (40, 60)
 
 
 def test_of_an_animation_the_first_frame_counts():
@@ -229,6 +229,7 @@ def test_of_an_animation_the_first_frame_counts():
 def test_a_source_reads_bytes_or_a_file_and_names_what_is_wrong(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(noise(5, 6)))
+    assert size_of(Source(path=str(path))) == (5, 6)
     assert open_source(Source(path=str(path))).size == open_source(Source(data=path.read_bytes())).size == (5, 6)
     for wrong, told in ((tmp_path / "no.png", "no such file"), (tmp_path, "is not a file"), ("a\0b", "no such file")):
         with pytest.raises(UserError, match=told):
