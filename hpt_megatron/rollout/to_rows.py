@@ -133,7 +133,7 @@ def batch_of(rows: Sequence[Row], rules: PictureRules) -> Batch:
     shown: list[int] = []
     for row in rows:
         for view in row.images:
-            key = id(view.image)  # rollouts of a prompt share its views; equal pixels elsewhere may be held twice
+            key = (view.source, view.region, view.grid) if view.source is not None else id(view.image)
             if key not in numbers:
                 numbers[key] = len(views)
                 views.append(view)

@@ -8,9 +8,7 @@ import dataclasses
 import pytest
 from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns, write_corpus
 
-from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.record import Source
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.embedded.vocabulary import token_ids
 from hpt_megatron.rewards.turns import Format
 from hpt_megatron.rollout.agent.collect import Agent
@@ -39,16 +37,6 @@ OBSERVATION = ids_of(
     *("\n", "<|im_start|>", "assistant", "\n"),
 )
 TURN_2 = ids_of("<think>", "4", "</think>", "<answer>", "4", "</answer>", "<|im_end|>")
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    return Chat.open(write_tiny(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def run(chat, corpus, script, *, driver="lockstep", tasks=None, samples=1, slow=False, **settings):

@@ -1,0 +1,119 @@
+"""From keys to an agent, the sources' names over it, and what a step's log says."""
+
+import dataclasses
+
+import pytest
+from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns
+
+from hpt_megatron.config.load import load
+from hpt_megatron.errors import UserError
+from hpt_megatron.rollout.agent.build import agent_of
+from hpt_megatron.rollout.agent.collect import Agent
+from hpt_megatron.rollout.agent.metrics import metrics
+from hpt_megatron.rollout.agent.source_names import GenerationConfig, LLMGenerationManager
+
+ANSWER = "<answer>4</answer>"
+FIXED = ["rollout.agent_prompt=none", "rollout.min_image_pixels=null", "rollout.max_image_pixels=3136"]
+
+
+def run_of(corpus, *more):
+    loaded = load(
+        ["rollout=vrag", "rollout.search_protocol=inproc", f"rollout.search_corpus_root={corpus}", *FIXED, *more]
+    )
+    assert not [problem for problem in loaded.problems if problem.severity == "error"], loaded.problems
+    return loaded.run
+
+
+def test_an_agent_built_from_a_run_solves_the_lookup_task_within_the_runs_budgets(chat, tiny, corpus):
+    run = run_of(corpus, "rollout.max_turns=1", "data.max_response_length=60", "rollout.tools=[calculator]")
+    engine = Scripted(chat, turns("<search>k07</search>", ANSWER))
+    with agent_of(run, engine, str(tiny)) as agent:
+        agent.probe()
+        (done,) = agent.collect([("1", lookup("k07"))], SAMPLING, 1)[0]
+        assert (done.finish, done.retrieved) == ("answered", ("deck/k07",))
+        rules = agent.kit.rules
+    assert (rules.max_turns, rules.max_response_tokens, rules.max_new_tokens_per_turn) == (1, 60, 2048)
+    assert (rules.actions, rules.max_images) == (("search", "bbox", "calculator", "answer"), 25)
+    assert engine.asked[0][2].max_tokens == 60
+
+
+def test_a_searcher_without_a_generator_ends_with_its_search(chat, tiny, corpus):
+    """The first of the two phases: format and retrieval alone are rewarded."""
+    run = run_of(corpus, "rollout=searcher", "rollout.search_on_failure=abort")
+    with agent_of(run, Scripted(chat, turns("<search_complete>true</search_complete>")), str(tiny)) as agent:
+        (done,) = agent.collect([("1", lookup("k07"))], SAMPLING, 1)[0]
+        assert (done.finish, done.valid, agent.kit.rules.generator) == ("search_complete", True, False)
+    asked = ["rollout.generator_url=http://127.0.0.1:9/v1", "rollout.generator_model=m"]
+    with agent_of(run_of(corpus, "rollout=searcher", *asked), Scripted(chat, turns(ANSWER)), str(tiny)) as agent:
+        assert agent.kit.rules.generator
+        assert agent.kit.generator.settings.model == "m"
+
+
+def test_a_tool_that_nobody_knows_and_a_tag_that_is_none_are_refused(chat, tiny, corpus):
+    engine = Scripted(chat, turns(ANSWER))
+    with pytest.raises(UserError, match="no such tool: telephone; one of"):
+        agent_of(run_of(corpus, "rollout.tools=[telephone]"), engine, str(tiny))
+    with pytest.raises(UserError, match="answer is no tool"):
+        agent_of(run_of(corpus, "rollout.tools=[answer]"), engine, str(tiny))
+
+
+def test_the_names_of_the_sources_run_the_same_agent(chat, corpus, tmp_path):
+    client = inproc(corpus)
+    script = turns("<search>k07</search>", "<bbox>[0, 0, 28, 28]</bbox>", ANSWER)
+    with Agent(kit_of(chat, Scripted(chat, script), client, max_turns=4), client) as agent:
+        config = GenerationConfig(max_turns=4, search_url="http://127.0.0.1:8002/search", crops_dir=str(tmp_path / "c"))
+        groups = LLMGenerationManager(agent, config).run_llm_loop([("a/1", lookup("k07"))], SAMPLING, n=2)
+        assert [done.finish for done in groups[0]] == ["answered", "answered"]
+        assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["a_1_0_1.png", "a_1_1_1.png"]
+        one = LLMGenerationManager(agent, config, is_validation=True).run_llm_loop(
+            [("1", lookup("k07"))], SAMPLING, n=2
+        )
+        assert len(one[0]) == 1
+        with pytest.raises(UserError, match="max_turns = 5: the agent was built for 4"):
+            LLMGenerationManager(agent, dataclasses.replace(config, max_turns=5))
+
+
+def test_the_sources_configuration_is_checked_and_says_what_it_is_here():
+    config = GenerationConfig(max_turns=5, search_url="http://127.0.0.1:8002/search", frozen_model="m")
+    assert "rollout.max_turns=5" in config.overrides()
+    assert load(["rollout=searcher", *config.overrides(), "rollout.max_model_len=400"]).run is not None
+    bad = [
+        ({"max_turns": 0}, "max_turns = 0"),
+        ({"max_turns": True}, "max_turns = True"),
+        ({"max_turns": 5, "frozen_max_tokens": "9"}, "frozen_max_tokens = '9'"),
+        ({"max_turns": 5, "generator_max_images": 0}, "generator_max_images = 0"),
+        ({"max_turns": 5, "generator_batch_workers": 0}, "generator_batch_workers = 0"),
+        ({"max_turns": 5, "frozen_max_retries": -1}, "frozen_max_retries = -1"),
+        ({"max_turns": 5, "frozen_backoff_base": -0.5}, "frozen_backoff_base = -0.5"),
+        ({"max_turns": 5, "use_system_prompt": 1}, "use_system_prompt = 1"),
+        ({"max_turns": 5, "search_url": "localhost"}, "search_url: is not a web address"),
+        ({"max_turns": 5, "max_prompt_length": 10240}, "no room in max_model_len 10240"),
+    ]
+    for given, why in bad:
+        with pytest.raises(UserError, match=why.replace("(", r"\(")):
+            GenerationConfig(**given)
+
+
+def test_a_steps_log_says_rates_of_what_they_are_rates_of(chat, corpus):
+    client = inproc(corpus)
+
+    def script(uid, sample, turn, seed):
+        if sample == 1:
+            return RuntimeError("gone")
+        return ["<search>k07</search>", "<search>K07</search>", "so", ANSWER][turn - 1]
+
+    with Agent(kit_of(chat, Scripted(chat, script), client), client) as agent:
+        group = agent.collect([("1", lookup("k07"))], SAMPLING, 2)[0]
+    told = metrics(group, {"1": ["deck/k07.png"]}, client.stats.metrics())
+    assert (told["agent/finish/answered"], told["agent/finish/infra_error"], told["agent/valid_share"]) == (1, 1, 0.5)
+    assert (told["agent/turns_mean"], told["agent/searches_per_trajectory"]) == (4.0, 2.0)
+    assert (told["agent/valid_action_rate"], told["agent/invalid_rate"]) == (0.75, 0.25)
+    assert (told["agent/repeated_query_rate"], told["agent/no_new_result_rate"]) == (0.5, 0.5)
+    assert (told["agent/recall"], told["agent/ndcg"]) == (1.0, 1.0)
+    assert told["agent/visual_tokens_per_trajectory"] == 4.0
+    assert 0 < told["agent/observation_token_share"] < 1
+    assert {"agent/seconds/actor_generation", "agent/seconds/tool_execution", "agent/seconds/frozen_generator"} <= set(
+        told
+    )
+    assert told["search/queries"] == 2.0
+    assert metrics([])["agent/valid_share"] == 0.0

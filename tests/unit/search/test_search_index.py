@@ -1,0 +1,123 @@
+"""The embedded index: what it finds, and that it is used again only for the same pages."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hpt_megatron.errors import UserError
+from hpt_megatron.search.corpus import Corpus
+from hpt_megatron.search.hit import Asked
+from hpt_megatron.search.index import KEY, Bm25, best
+from hpt_megatron.search.maxsim import maxsim
+from hpt_megatron.search.service import Service, open_service
+
+PAGES = [
+    ("a/1", "red fox k07"),
+    ("a/2", "blue fox"),
+    ("b/1", "Fox fox FOX 7"),
+    ("b/2", "\u00c9t\u00e9 sur la page"),
+    ("c", ""),
+]
+
+
+def written(folder, pages=PAGES):
+    lines = [json.dumps({"id": name, "image": f"{name}.png", "text": text}) for name, text in pages]
+    (folder / "pages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def names(service, *asked):
+    return [[hit.page for hit in hits] for hits in service.answer(asked)]
+
+
+def test_words_are_found_without_case_in_any_language_down_to_one_letter(tmp_path):
+    service = Service.open(written(tmp_path))
+    found = names(
+        service, Asked("0", "K07"), Asked("1", "\u00e9t\u00e9"), Asked("2", "7"), Asked("3", "nowhere"), Asked("4", "")
+    )
+    assert found == [["a/1"], ["b/2"], ["b/1"], [], []]
+    assert names(service, Asked("0", "fox"))[0][0] == "b/1"
+
+
+def test_a_deck_is_searched_alone_and_places_count_in_it(tmp_path):
+    service = Service.open(written(tmp_path))
+    by_name, by_number, unknown = service.answer([Asked("0", "fox", "a"), Asked("1", "fox", 1), Asked("2", "fox", "z")])
+    assert sorted((hit.page, hit.position) for hit in by_name) == [("a/1", 0), ("a/2", 1)]
+    assert [(hit.page, hit.position) for hit in by_number] == [("b/1", 0)]
+    assert unknown == []
+
+
+def test_no_more_hits_than_asked_for(tmp_path):
+    assert len(names(Service.open(written(tmp_path)), Asked("0", "fox", topk=2))[0]) == 2
+
+
+def test_an_index_is_used_again_until_the_pages_change(tmp_path):
+    corpus = Corpus.read(written(tmp_path))
+    assert not Bm25.open(corpus, tmp_path / "index").reused
+    again = Bm25.open(corpus, tmp_path / "index")
+    assert again.reused
+    assert again.search(["k07"], 5, [None]) == Bm25.open(corpus, tmp_path / "other").search(["k07"], 5, [None])
+    changed = Corpus.read(written(tmp_path, [*PAGES, ("d", "k07 k07")]))
+    fresh = Bm25.open(changed, tmp_path / "index")
+    assert not fresh.reused
+    assert len(fresh.search(["k07"], 5, [None])[0]) == 2
+
+
+def test_an_index_that_was_not_finished_is_built_again_and_holds_no_pickle(tmp_path):
+    corpus = Corpus.read(written(tmp_path))
+    Bm25.open(corpus, tmp_path / "index")
+    (tmp_path / "index" / KEY).unlink()
+    assert not Bm25.open(corpus, tmp_path / "index").reused
+    assert {path.suffix for path in (tmp_path / "index").rglob("*") if path.is_file()} == {".npy", ".json"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "holds no page"),
+        ("{", "pages.jsonl:1: is not a page"),
+        ('{"id": "a"}\n[1]', "pages.jsonl:2: is not a page"),
+        ('{"id": 3, "image": "a", "text": "b"}', "all of them text"),
+        ('{"id": "a"}\n{"id": "b"}\n{"id": "a"}', "page a stands twice"),
+    ],
+)
+def test_a_file_that_is_no_corpus_is_told_with_its_line(tmp_path, text, why):
+    (tmp_path / "pages.jsonl").write_text(text)
+    with pytest.raises(UserError, match=why):
+        Corpus.read(tmp_path)
+
+
+def test_a_folder_without_pages_says_how_to_make_them(tmp_path):
+    with pytest.raises(UserError, match="hpt data corpus"):
+        Corpus.read(tmp_path)
+
+
+def test_an_encoder_without_faiss_is_one_line_that_names_the_package(tmp_path):
+    try:
+        import faiss  # noqa: F401
+
+        pytest.skip("FAISS is installed here")
+    except ImportError:
+        pass
+    with pytest.raises(UserError, match="--encoder: needs FAISS; pip install faiss-cpu"):
+        open_service(str(tmp_path), encoder="http://127.0.0.1:1/v1")
+
+
+def test_equal_scores_are_ordered_by_number():
+    scores = np.array([1.0, 3.0, 1.0, 1.0, 0.0])
+    assert best(scores, 3, None) == [(1, 3.0), (0, 1.0), (2, 1.0)]
+    assert best(scores, 9, [3, 2, 4]) == [(2, 1.0), (3, 1.0)]
+
+
+def test_padding_changes_no_late_interaction_score():
+    draw = np.random.default_rng(0)
+    queries, pages = draw.normal(size=(2, 3, 8)), draw.normal(size=(4, 5, 8))
+    plain = maxsim(queries, pages)
+    assert np.allclose(plain[1, 2], (queries[1] @ pages[2].T).max(1).sum())
+    wide_q = np.concatenate([queries, 9 * np.ones((2, 2, 8))], 1)
+    wide_p = np.concatenate([pages, 9 * np.ones((4, 3, 8))], 1)
+    q_mask, p_mask = np.arange(5) < 3, np.arange(8) < 5
+    padded = maxsim(wide_q, wide_p, np.tile(q_mask, (2, 1)), np.tile(p_mask, (4, 1)))
+    assert np.allclose(padded, plain)
+    assert maxsim(queries, pages, page_mask=np.zeros((4, 5))).tolist() == np.zeros((2, 4)).tolist()

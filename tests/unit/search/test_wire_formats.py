@@ -1,0 +1,70 @@
+"""Each format carries queries there and hits back, between our client's side and our server's side."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpt_megatron.search.hit import Asked, Hit, WireError
+from hpt_megatron.search.wire.formats import WIRES, format_of
+
+pytestmark = pytest.mark.fast
+TEXTS = st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=6, unique=True)
+
+
+@pytest.mark.parametrize("name", WIRES)
+@settings(max_examples=25)
+@given(TEXTS, st.randoms())
+def test_what_is_asked_comes_back_to_who_asked_also_in_another_order(name, texts, draw):
+    wire = WIRES[name]
+    asked = [Asked(f"id{i}", text, topk=3) for i, text in enumerate(texts)]
+    for call in wire.calls(asked):
+        assert format_of(call.method, call.body) == name
+        parsed = wire.parse(call.params, call.body)
+        assert [one.text for one in parsed] == [one.text for one in call.asked]
+        hits = {one.id: [Hit("p", f"{one.text}.png", "t", 1.5, 4, len(one.text))] for one in parsed}
+        told = wire.reply(parsed, hits)
+        if name == "search_r1":
+            order = draw.sample(range(len(parsed)), len(parsed))
+            told = {key: [part[i] for i in order] for key, part in told.items()}
+        else:
+            draw.shuffle(told)
+        found = wire.read(told, call.asked)
+        for one in call.asked:
+            (hit,) = found[one.id]
+            assert hit.score == 1.5
+            assert hit.position == len(one.text) if name == "position" else hit.image == f"{one.text}.png"
+
+
+@pytest.mark.parametrize("name", WIRES)
+def test_queries_without_hits_have_none(name):
+    wire = WIRES[name]
+    asked = [Asked("a", "one"), Asked("b", "two")]
+    (call,) = wire.calls(asked)
+    parsed = wire.parse(call.params, call.body)
+    first = [Hit("p", "one.png", "t", 1.0, 4, 3)]
+    found = wire.read(wire.reply(parsed, {parsed[0].id: first, parsed[1].id: []}), call.asked)
+    assert (len(found["a"]), found["b"]) == (1, [])
+
+
+@pytest.mark.parametrize("name", WIRES)
+@pytest.mark.parametrize(
+    "payload", [None, 7, "x", {}, [7], [[7]], {"result": 7}, [{"request_idx": "a"}], {"result": [[7]]}]
+)
+def test_what_is_malformed_is_said_to_be_so(name, payload):
+    with pytest.raises(WireError):
+        WIRES[name].read(payload, [Asked("a", "one")])
+
+
+def test_formats_without_ids_and_echo_need_as_many_answers_as_questions():
+    asked = [Asked("a", "one"), Asked("b", "two")]
+    with pytest.raises(WireError, match="1 results for 2 queries"):
+        WIRES["vrag_get"].read([[]], asked)
+    with pytest.raises(WireError, match="1 results for 2 queries"):
+        WIRES["search_r1"].read({"result": [[]]}, asked)
+    found = WIRES["search_r1"].read({"result": [[{"document": {"contents": "x"}, "score": 1}], []]}, asked)
+    assert found["a"][0].text == "x"
+
+
+def test_a_request_of_no_format_is_refused():
+    with pytest.raises(WireError, match="a list of queries"):
+        format_of("POST", "text")
