@@ -32,6 +32,9 @@ ENGINES = [
     # Answers compared as mathematics. The extra because omegaconf needs that release of ANTLR's runtime.
     "math-verify[antlr4_9_3]>=0.9,<0.10",
     "bm25s>=0.3,<0.4",  # the embedded index of the search service
+    "httpx>=0.27",  # the clients of search service and judge; vLLM brings it, and the two below, along
+    "starlette>=0.40",
+    "uvicorn>=0.30",  # the search service
     "pypdfium2>=5",  # pages of PDFs as images
     "psutil>=5.9",  # megatron-core imports it without declaring it
     "einops>=0.8",  # the same

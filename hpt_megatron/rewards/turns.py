@@ -101,15 +101,15 @@ def _is_box(body: str) -> bool:
     return all(isinstance(side, (int, float)) and not isinstance(side, bool) and math.isfinite(side) for side in box)
 
 
-def fault(turn: str, *, last: bool, think: bool, strict: bool) -> str | None:
+def fault(turn: str, *, last: bool, think: bool, strict: bool, tools: tuple[str, ...] = ()) -> str | None:
     """The first thing wrong with a turn, as a flag; None where it is well formed."""
-    tags = list(TAG.finditer(turn))
+    tags = list(tags_of(tools).finditer(turn))
     names = [tag[1] + tag[2] for tag in tags]
     thinks = names[:2] == ["think", "/think"]
     if think and not thinks:
         return "no_think"
     names, action_tags = (names[2:], tags[2:]) if thinks else (names, tags)
-    if len(names) != 2 or names[0] not in ACTIONS or names[1] != f"/{names[0]}":
+    if len(names) != 2 or names[0] not in (*ACTIONS, *tools) or names[1] != f"/{names[0]}":
         return "bad_tags"
     if strict:
         edges = [0, *(place for tag in tags for place in tag.span()), len(turn)]
@@ -117,7 +117,7 @@ def fault(turn: str, *, last: bool, think: bool, strict: bool) -> str | None:
         if any(turn[edges[i] : edges[i + 1]].strip() for i in range(0, len(edges), 4)):
             return "text_outside_tags"
     action = _action(names[0], turn[action_tags[0].end() : action_tags[1].start()])
-    if not can_be_done(action):
+    if not (can_be_done(action) if action.name in ACTIONS else action.body):
         return "bad_body"
     if (action.name in ENDING) != last:
         return "no_end" if last else "early_end"
@@ -127,11 +127,12 @@ def fault(turn: str, *, last: bool, think: bool, strict: bool) -> str | None:
 @COMPONENTS.add("format")
 @dataclass(frozen=True)
 class Format:
-    """1 where every turn is well formed, else 0; `graded`: the share of turns that are."""
+    """1 where every turn is well formed, else 0; `graded`: the share of turns that are. `tools`: further actions."""
 
     think: Think = "none"
     strict: bool = False
     graded: bool = False
+    tools: tuple[str, ...] = ()
 
     def score(self, sample: Sample) -> Result:
         """Of the turns alone; a trajectory of no turn is not well formed."""
@@ -143,4 +144,4 @@ class Format:
 
     def _fault(self, turns: Sequence[str], i: int) -> str | None:
         think = self.think == "every_turn" or (self.think == "first_turn" and i == 0)
-        return fault(turns[i], last=i == len(turns) - 1, think=think, strict=self.strict)
+        return fault(turns[i], last=i == len(turns) - 1, think=think, strict=self.strict, tools=tuple(self.tools))

@@ -47,9 +47,9 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         counts = "max_turns max_prompt_length max_model_len num_gpus frozen_max_tokens generator_max_images"
         for name in f"{counts} generator_batch_workers".split():
-            self._number(name, 1, int)
-        self._number("frozen_max_retries", 0, int)
-        self._number("frozen_backoff_base", 0, (int, float))
+            self._number(name, 1)
+        self._number("frozen_max_retries", 0)
+        self._number("frozen_backoff_base", 0, whole=False)
         if self.max_prompt_length >= self.max_model_len:
             what = f"leaves no room in max_model_len {self.max_model_len}"
             raise UserError(what, where=f"max_prompt_length = {self.max_prompt_length}", mend="make it smaller")
@@ -62,9 +62,9 @@ class GenerationConfig:
                 "says yes or no", where=f"use_system_prompt = {self.use_system_prompt}", mend="true or false"
             )
 
-    def _number(self, name: str, least: float, kind: type | tuple[type, ...]) -> None:
+    def _number(self, name: str, least: float, whole: bool = True) -> None:
         value: Any = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, kind) or float(value) < least:
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < least:
             raise UserError("is not a number of its range", where=f"{name} = {value!r}", mend=f"{least} or more")
 
     def overrides(self) -> list[str]:

@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import pytest
 
+from hpt_megatron.rewards.component import Sample
+from hpt_megatron.rewards.turns import Format
 from hpt_megatron.rollout.agent.views import Viewer
 from hpt_megatron.rollout.tools.calculator import BadSumError, Calculator, calculate
 from hpt_megatron.rollout.tools.tool import TOOLS, Equipment, Scene
@@ -79,3 +81,11 @@ def test_the_tool_is_known_by_its_name_and_says_invalid_for_nonsense():
     assert isinstance(tool, Calculator)
     assert asyncio.run(tool.use("6*7", Scene())).text == "42"
     assert asyncio.run(tool.use("six", Scene())).kind == "invalid"
+
+
+def test_a_turn_with_a_further_tool_is_well_formed_where_the_format_knows_the_tool():
+    seen = Sample(turns=("<think>a</think><calculator>1+1</calculator>", "<answer>2</answer>"))
+    assert Format().score(seen).flags == ("bad_tags",)
+    assert Format(tools=("calculator",), strict=True).score(seen).score == 1.0
+    empty = Sample(turns=("<calculator> </calculator>", "<answer>2</answer>"))
+    assert Format(tools=("calculator",)).score(empty).flags == ("bad_body",)
