@@ -11,19 +11,22 @@ here, or nothing, are refused with their reason.
     crops_dir                      a folder for the crops as PNG files, for people to look at
     num_gpus                       accepted; nothing is padded to it
 
-Example: LLMGenerationManager(agent, GenerationConfig(max_turns=5, search_url=url)).run_llm_loop(tasks, sampling, n=5)
+Example: LLMGenerationManager(folder, engine, GenerationConfig(max_turns=5), run=run).run_llm_loop(tasks, sampling, n=5)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.record import Record
 from hpt_megatron.errors import UserError
-from hpt_megatron.rollout.agent.collect import Agent, Group
-from hpt_megatron.rollout.engine import Sampling
+from hpt_megatron.rollout.agent.build import agent_of
+from hpt_megatron.rollout.agent.collect import Group
+from hpt_megatron.rollout.agent.generator import Generator
+from hpt_megatron.rollout.engine import RolloutEngine, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +70,44 @@ class GenerationConfig:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < least:
             raise UserError("is not a number of its range", where=f"{name} = {value!r}", mend=f"{least} or more")
 
-    def overrides(self) -> list[str]:
-        """The same as keys of a run."""
-        found = [f"rollout.max_turns={self.max_turns}", f"rollout.max_model_len={self.max_model_len}"]
-        found += [f"data.max_prompt_length={self.max_prompt_length}"]
-        found += [f"rollout.search_url={self.search_url}"] if self.search_url else []
-        found += [f"rollout.generator_model={self.frozen_model}"] if self.frozen_model else []
-        found += [f"rollout.generator_max_tokens={self.frozen_max_tokens}"]
-        found += [f"rollout.generator_max_images={self.generator_max_images}"]
-        return [*found, f"rollout.agent_prompt={'own' if self.use_system_prompt else 'none'}"]
+    def applied(self, run: RunConfig) -> RunConfig:
+        """A run with these values in their places."""
+        rollout = replace(
+            run.rollout,
+            max_turns=self.max_turns,
+            search_url=self.search_url or run.rollout.search_url,
+            max_model_len=self.max_model_len,
+            generator_model=self.frozen_model or run.rollout.generator_model,
+            generator_max_tokens=self.frozen_max_tokens,
+            generator_max_images=self.generator_max_images,
+            agent_prompt=run.rollout.agent_prompt if self.use_system_prompt else "none",
+        )
+        return replace(run, rollout=rollout, data=replace(run.data, max_prompt_length=self.max_prompt_length))
 
 
 class LLMGenerationManager:
-    """Runs an agent under its source's name."""
+    """An agent under its source's name; the processor is a checkpoint's folder, the worker group an engine."""
 
-    def __init__(self, agent: Agent, config: GenerationConfig, is_validation: bool = False) -> None:
-        rules = agent.kit.rules
-        if rules.max_turns != config.max_turns:
-            what = f"the agent was built for {rules.max_turns}"
-            raise UserError(what, where=f"max_turns = {config.max_turns}", mend="build it from config.overrides()")
-        self.agent, self.config, self.is_validation = agent, config, is_validation
+    def __init__(
+        self,
+        processor: str,
+        actor_rollout_wg: RolloutEngine,
+        config: GenerationConfig,
+        is_validation: bool = False,
+        *,
+        run: RunConfig,
+    ) -> None:
+        self.config, self.is_validation = config, is_validation
+        self.agent = agent_of(config.applied(run), actor_rollout_wg, processor)
+        generator = self.agent.kit.generator
+        if generator is not None:
+            settings = replace(
+                generator.settings,
+                workers=config.generator_batch_workers,
+                retries=config.frozen_max_retries,
+                backoff_base_s=config.frozen_backoff_base,
+            )
+            self.agent.kit = replace(self.agent.kit, generator=Generator(settings))
 
     def run_llm_loop(
         self, tasks: Sequence[tuple[str, Record]], sampling: Sampling, n: int = 1, step: int = 0
@@ -96,6 +117,10 @@ class LLMGenerationManager:
         if self.config.crops_dir is not None:
             _write_crops(groups, Path(self.config.crops_dir))
         return groups
+
+    def close(self) -> None:
+        """Ends its agent."""
+        self.agent.close()
 
 
 def _write_crops(groups: Sequence[Group], folder: Path) -> None:

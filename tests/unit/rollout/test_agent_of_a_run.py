@@ -1,7 +1,5 @@
 """From keys to an agent, the sources' names over it, and what a step's log says."""
 
-import dataclasses
-
 import pytest
 from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns
 
@@ -57,26 +55,36 @@ def test_a_tool_that_nobody_knows_and_a_tag_that_is_none_are_refused(chat, tiny,
         agent_of(run_of(corpus, "rollout.tools=[answer]"), engine, str(tiny))
 
 
-def test_the_names_of_the_sources_run_the_same_agent(chat, corpus, tmp_path):
-    client = inproc(corpus)
+def test_the_names_of_the_sources_run_the_same_agent(chat, tiny, corpus, tmp_path):
     script = turns("<search>k07</search>", "<bbox>[0, 0, 28, 28]</bbox>", ANSWER)
-    with Agent(kit_of(chat, Scripted(chat, script), client, max_turns=4), client) as agent:
-        config = GenerationConfig(max_turns=4, search_url="http://127.0.0.1:8002/search", crops_dir=str(tmp_path / "c"))
-        groups = LLMGenerationManager(agent, config).run_llm_loop([("a/1", lookup("k07"))], SAMPLING, n=2)
-        assert [done.finish for done in groups[0]] == ["answered", "answered"]
-        assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["a_1_0_1.png", "a_1_1_1.png"]
-        one = LLMGenerationManager(agent, config, is_validation=True).run_llm_loop(
-            [("1", lookup("k07"))], SAMPLING, n=2
-        )
-        assert len(one[0]) == 1
-        with pytest.raises(UserError, match="max_turns = 5: the agent was built for 4"):
-            LLMGenerationManager(agent, dataclasses.replace(config, max_turns=5))
+    config = GenerationConfig(max_turns=4, max_prompt_length=200, max_model_len=512, crops_dir=str(tmp_path / "c"))
+    run = run_of(corpus, "data.max_response_length=200")
+    for is_validation, number in ((False, 2), (True, 1)):
+        engine = Scripted(chat, script)
+        manager = LLMGenerationManager(str(tiny), engine, config, is_validation, run=run)
+        try:
+            (group,) = manager.run_llm_loop([("a/1", lookup("k07"))], SAMPLING, n=2)
+        finally:
+            manager.close()
+        assert [done.finish for done in group] == ["answered"] * number
+        rules = manager.agent.kit.rules
+        assert (rules.max_turns, rules.max_prompt_tokens, rules.max_model_len) == (4, 200, 512)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["a_1_0_1.png", "a_1_1_1.png"]
 
 
-def test_the_sources_configuration_is_checked_and_says_what_it_is_here():
-    config = GenerationConfig(max_turns=5, search_url="http://127.0.0.1:8002/search", frozen_model="m")
-    assert "rollout.max_turns=5" in config.overrides()
-    assert load(["rollout=searcher", *config.overrides(), "rollout.max_model_len=400"]).run is not None
+def test_the_sources_generator_settings_reach_the_generator(chat, tiny, corpus):
+    run = run_of(corpus, "rollout=searcher", "rollout.generator_url=http://127.0.0.1:9/v1", "rollout.generator_model=m")
+    config = GenerationConfig(
+        max_turns=4, frozen_model="big", frozen_max_tokens=9, generator_max_images=3, generator_batch_workers=2
+    )
+    manager = LLMGenerationManager(str(tiny), Scripted(chat, turns(ANSWER)), config, run=run)
+    settings = manager.agent.kit.generator.settings
+    manager.close()
+    assert (settings.model, settings.max_tokens, settings.max_images, settings.workers) == ("big", 9, 3, 2)
+    assert (settings.retries, settings.backoff_base_s) == (3, 0.5)
+
+
+def test_the_sources_configuration_is_checked():
     bad = [
         ({"max_turns": 0}, "max_turns = 0"),
         ({"max_turns": True}, "max_turns = True"),

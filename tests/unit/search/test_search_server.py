@@ -1,9 +1,11 @@
 """The service as it is started: a process of its own, asked over HTTP in all four formats."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hpt_megatron.host.ports import free_port
+from hpt_megatron.rollout.search.client import SearchClient
+from hpt_megatron.rollout.search.settings import Retriever
+from hpt_megatron.search.hit import Query
 
 pytestmark = pytest.mark.slow
 PAGES = [(f"deck{i // 4}/{i}", f"page k{i:02d} number {i}") for i in range(12)]
@@ -42,8 +47,6 @@ def fetch(url, body=None, data=None):
         except urllib.error.URLError:
             if attempt == 49:
                 raise
-            import time
-
             time.sleep(0.1)
     raise AssertionError(url)
 
@@ -63,6 +66,23 @@ def test_it_says_how_many_pages_and_where_and_answers_in_every_format(server):
     assert told[0]["results"][0]["position"] == 3
     _, told = fetch(f"{url}/search", {"queries": ["k07"], "topk": 1, "return_scores": True})
     assert told["result"][0][0]["document"]["contents"] == "page k07 number 7"
+
+
+def test_the_agents_client_finds_the_same_page_in_every_format(server, tmp_path):
+    url, _ = server
+    pages = tuple(f"{name}.png" for name, _ in PAGES[4:8])
+
+    async def found(protocol):
+        settings = Retriever(url=f"{url}/search", protocol=protocol, corpus_root=str(tmp_path), batch_wait_ms=5)
+        client = SearchClient(settings)
+        assert await client.healthy()
+        many = await asyncio.gather(*(client.search(Query(f"k{i:02d}", "deck1", pages)) for i in (7, 4, 6, 7)))
+        await client.close()
+        assert client.stats.requests == 1
+        return [(one.failed, one.hits[0].page) for one in many]
+
+    for protocol in ("vrag_get", "ddai_post", "position", "search_r1"):
+        assert asyncio.run(found(protocol)) == [("", f"deck1/{i}") for i in (7, 4, 6, 7)], protocol
 
 
 def test_nonsense_is_refused_in_one_line_and_the_service_goes_on(server):
