@@ -217,7 +217,7 @@ class Episode:
             words = action.body.casefold()
             self._counts["repeated_queries"] += self._queries[words] > 0
             self._queries[words] += 1
-        scene = Scene(tuple(self._builder.images), self.start.record.extra)
+        scene = Scene(tuple(self._builder.images), self.start.record.extra, self.start.record.index)
         self._outcome = await self.kit.tools[action.name].use(action.body, scene)
         kind, taken = self._outcome.kind, time.monotonic() - began
         self._seconds["tool_s"] += taken

@@ -30,7 +30,7 @@ from hpt_megatron.errors import UserError
 
 LEAST = 28
 STEEPEST = 100  # the processor itself refuses 200
-DECODED_PAGES = 32  # kept whole, since a page is often cropped right after it was shown
+DECODED_PAGES = 8  # kept whole, since a page is often cropped right after it was shown
 
 Region = tuple[int, int, int, int]
 Box = tuple[float, float, float, float]
@@ -101,6 +101,23 @@ def region_of(view: View, box: Box, rules: CropRules) -> Region:
     if max(sides) > STEEPEST * min(sides):
         raise BadBoxError("narrow")
     return horizontal[0], vertical[0], horizontal[1], vertical[1]
+
+
+def shown_box(view: View, part: Region) -> Region:
+    """The way back, for demonstrations: a part of the page in the pixels of a view, where it lies within what it shows.
+
+    >>> shown_box(View("deck/1", (0, 0, 224, 224), (224, 224), (1, 4, 4), None), (0, 112, 112, 224))
+    (0, 28, 28, 55)
+    """
+    (x0, y0, x1, y1), (wide, high) = view.region, view.shown
+    across, down = wide / (x1 - x0), high / (y1 - y0)
+    left, right = ((x - x0) * across for x in (part[0], part[2]))
+    top, bottom = ((y - y0) * down for y in (part[1], part[3]))
+    return _within(left, wide), _within(top, high), _within(right, wide), _within(bottom, high)
+
+
+def _within(place: float, size: int) -> int:
+    return min(max(round(place), 0), size - 1)
 
 
 def _side(start: float, stop: float, pad: int, size: int) -> tuple[int, int]:

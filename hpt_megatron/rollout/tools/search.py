@@ -18,6 +18,15 @@ from hpt_megatron.rollout.tools.tool import TOOLS, Equipment, Outcome, Scene
 from hpt_megatron.search.hit import Hit, Query
 
 
+def query_of(body: str, scene: Scene) -> Query:
+    """The words; for a row that brings a deck, also which row it is and the deck's pages in order."""
+    deck = scene.extra.get("deck") or scene.extra.get("document_images")
+    if not isinstance(deck, list | tuple):
+        return Query(body)
+    row = scene.extra.get("row_index", scene.index)
+    return Query(body, int(row) if str(row).isdecimal() else str(row), tuple(map(str, deck)))
+
+
 @TOOLS.add("search")
 class Search:
     """Asks the search service."""
@@ -28,8 +37,7 @@ class Search:
 
     async def use(self, body: str, scene: Scene) -> Outcome:
         """New pages first; without any page, the text of the documents."""
-        pages = tuple(map(str, scene.extra.get("document_images", ())))
-        found = await self._client.search(Query(body, scene.extra.get("row_index"), pages))
+        found = await self._client.search(query_of(body, scene))
         if found.failed:
             return Outcome("failed", why=found.failed)
         views: list[View] = []

@@ -31,6 +31,7 @@ class Scene:
 
     views: tuple[View, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # of the row of data
+    index: str = ""  # of that row
 
     @property
     def seen(self) -> frozenset[str]:

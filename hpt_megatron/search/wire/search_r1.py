@@ -26,7 +26,7 @@ def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
     echo = told.get("queries")
     if isinstance(echo, list) and len(echo) == len(lists):
         by_text = {one.text: one.id for one in asked}
-        return {by_text[name]: part for name, part in zip(echo, lists, strict=True) if name in by_text}
+        return {by_text[str(name)]: part for name, part in zip(echo, lists, strict=True) if str(name) in by_text}
     if len(lists) != len(asked):
         raise WireError(f"{len(lists)} results for {len(asked)} queries, and the format has no ids")
     return {one.id: part for one, part in zip(asked, lists, strict=True)}

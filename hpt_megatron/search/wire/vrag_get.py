@@ -40,7 +40,7 @@ def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
     unnamed: list[tuple[int, list[dict[str, Any]]]] = []
     for i, part in enumerate(lists):
         echo = part[0].get("query") if part else None
-        if echo is None:
+        if not isinstance(echo, str):
             unnamed.append((i, part))
         elif echo in by_text:
             found[by_text[echo]] = [_hit(entry) for entry in part]

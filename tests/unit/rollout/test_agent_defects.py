@@ -179,6 +179,21 @@ def test_an_observation_has_the_ids_that_a_demonstration_has_for_the_same_words(
     assert at > 0
 
 
+def test_a_row_with_a_deck_is_searched_in_its_deck(chat, tmp_path):
+    corpus, asked = write_corpus(tmp_path), []
+
+    def answer(method, path, params, body):
+        asked.extend(body)
+        return 200, [{"request_idx": 0, "results": [{"position": 1, "score": 1.0}]}]
+
+    with serving(answer) as url:
+        client = SearchClient(Retriever(url=url, protocol="position", corpus_root=str(corpus), batch_wait_ms=1))
+        row = lookup("k07", extra={"deck": ["deck/k02.png", "deck/k05.png"], "row_index": "17"})
+        groups, _ = run(chat, client, turns("<search>a</search>", ANSWER), [("1", row)])
+    assert asked == [{"query": "a", "request_idx": 0, "row_index": 17}]
+    assert groups[0][0].retrieved == ("deck/k05",)
+
+
 @pytest.mark.parametrize("mode", ["vrag", "searcher"])
 def test_an_instruction_shows_the_actions_of_its_mode_and_a_question_that_stays_whole(mode):
     from hpt_megatron.rollout.agent.modes import instructed, mode_of

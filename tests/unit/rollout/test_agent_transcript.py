@@ -39,11 +39,11 @@ OBSERVATION = ids_of(
 TURN_2 = ids_of("<think>", "4", "</think>", "<answer>", "4", "</answer>", "<|im_end|>")
 
 
-def run(chat, corpus, script, *, driver="lockstep", tasks=None, samples=1, slow=False, **settings):
+def run(chat, corpus, script, *, driver="lockstep", tasks=None, samples=1, step=3, **settings):
     client = inproc(corpus)
-    engine = Scripted(chat, script, slow)
+    engine = Scripted(chat, script, slow=driver == "async")
     with Agent(kit_of(chat, engine, client, **settings), client, driver) as agent:
-        groups = agent.collect(tasks or [("7", lookup("k07"))], SAMPLING, samples, step=3)
+        groups = agent.collect(tasks or [("7", lookup("k07"))], SAMPLING, samples, step)
     return groups, engine
 
 
@@ -89,8 +89,8 @@ def random_script(uid, sample, turn, seed):
 def test_lock_step_and_async_give_the_same_trajectories_for_the_same_seeds(chat, corpus):
     tasks = [(key, lookup(key)) for key in ("k00", "k01", "k02", "k03")]
     told = []
-    for driver, slow in (("lockstep", False), ("async", True)):
-        groups, engine = run(chat, corpus, random_script, driver=driver, tasks=tasks, samples=4, slow=slow)
+    for driver in ("lockstep", "async"):
+        groups, engine = run(chat, corpus, random_script, driver=driver, tasks=tasks, samples=4)
         told.append(
             (
                 [
@@ -137,11 +137,17 @@ def test_what_scores_a_group_and_fails_ends_the_collection(chat, corpus):
 
 
 def test_seeds_differ_by_sample_turn_prompt_and_step_alone(chat, corpus):
-    _, one = run(chat, corpus, turns(FIRST, SECOND), samples=2)
-    _, two = run(chat, corpus, turns(FIRST, SECOND), samples=2, driver="async")
-    seeds = {(key, sampling.seed) for key, _, sampling in one.asked}
-    assert len({seed for _, seed in seeds}) == 4
-    assert seeds == {(key, sampling.seed) for key, _, sampling in two.asked}
+    tasks = [("1", lookup("k07")), ("2", lookup("k07"))]
+
+    def seeds(**more):
+        _, engine = run(chat, corpus, turns(FIRST, SECOND), tasks=tasks, samples=2, **more)
+        return sorted((key, sampling.seed) for key, _, sampling in engine.asked)
+
+    first = seeds()
+    assert len({seed for _, seed in first}) == 2 * 2 * 2
+    assert first == seeds(driver="async")
+    assert not {seed for _, seed in first} & {seed for _, seed in seeds(step=4)}
+    assert not {seed for _, seed in first} & {seed for _, seed in seeds(more={"seed": 1})}
 
 
 def test_the_final_turn_has_no_tools_and_is_told_so(chat, corpus):

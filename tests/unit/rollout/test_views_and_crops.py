@@ -7,7 +7,7 @@ from lookup_world import pixels
 from PIL import Image
 
 from hpt_megatron.data.pictures import PictureRules
-from hpt_megatron.rollout.agent.views import BadBoxError, CropRules, View, Viewer, box_of, region_of
+from hpt_megatron.rollout.agent.views import BadBoxError, CropRules, View, Viewer, box_of, region_of, shown_box
 
 pytestmark = pytest.mark.fast
 SIZES = st.integers(56, 2000)
@@ -125,3 +125,13 @@ def test_a_zoom_shows_pixels_that_the_page_lost_when_it_was_shown():
     assert min(g for _, (r, g, b) in whole.image.getcolors(9999)) > 200
     assert min(g for _, (r, g, b) in part.image.getcolors(9999)) < 100
     assert (whole.tokens, part.page, part.whole) == (4, "deck/1", False)
+
+
+def test_a_part_of_a_page_in_the_frame_of_a_view_leads_back_to_the_part():
+    """As demonstrations state boxes: rounded to a pixel of the view, which is two of the page here."""
+    view = seen((100, 200, 900, 1000), (1000, 1200), (1, 28, 28))
+    box = shown_box(view, (300, 400, 500, 800))
+    assert box == (98, 98, 196, 294)
+    back = region_of(view, box, CropRules())
+    assert all(abs(one - two) <= 2 for one, two in zip(back, (300, 400, 500, 800), strict=True))
+    assert shown_box(view, (0, 0, 1000, 1200)) == (0, 0, 391, 391)

@@ -119,3 +119,15 @@ def test_a_wrong_folder_is_one_line_and_exit_code_2(checkout, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "there is no pages.jsonl; make one with `hpt data corpus`" in done.stderr
+
+
+def test_the_service_needs_neither_torch_nor_transformers(checkout):
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'vllm', 'ray'): sys.modules[name] = None\n"
+        "from hpt_megatron.search.service import Service, application\n"
+        "from hpt_megatron.search import embedding, maxsim\n"
+        "import bm25s"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,5 +1,7 @@
 """Each format carries queries there and hits back, between our client's side and our server's side."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +55,28 @@ def test_queries_without_hits_have_none(name):
 def test_what_is_malformed_is_said_to_be_so(name, payload):
     with pytest.raises(WireError):
         WIRES[name].read(payload, [Asked("a", "one")])
+
+
+KEYS = st.sampled_from(
+    ["query", "queries", "result", "results", "request_idx", "image_file", "score", "document", "position"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["one", "two", "a.png"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(JSON)
+def test_whatever_a_server_or_a_client_sends_is_read_or_refused(payload):
+    """What the callers catch, and nothing else; an answer names no query that was not asked."""
+    asked = [Asked("a", "one"), Asked("b", "two")]
+    for wire in WIRES.values():
+        with contextlib.suppress(WireError, ValueError, OverflowError):
+            assert set(wire.read(payload, asked)) <= {"a", "b"}
+        with contextlib.suppress(WireError, ValueError, OverflowError):
+            assert all(isinstance(one.text, str) for one in wire.parse([], payload))
 
 
 def test_formats_without_ids_and_echo_need_as_many_answers_as_questions():
