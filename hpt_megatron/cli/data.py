@@ -30,9 +30,7 @@ def parser() -> Parser:
     one.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: the file's folder)")
     one.add_argument("--html", metavar="OUT", help="also one page with pictures of a few rows")
     one.add_argument("--pictures", type=count, default=12, metavar="N", help="rows on that page (default: 12)")
-    one = verbs.add_parser(
-        "make", help="an embedded task as files: color, count, digitsum, lookup, lookup2, zoom, pref"
-    )
+    one = verbs.add_parser("make", help="an embedded task: color, count, digitsum, lookup, lookup2, zoom, pref")
     one.add_argument("task", metavar="TASK")
     one.add_argument("out", metavar="OUT", help="the folder to write")
     one.add_argument("--rows", type=count, default=512, metavar="N", help="of training (default: 512)")

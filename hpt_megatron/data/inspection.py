@@ -78,19 +78,20 @@ def inspect(
 
 def _columns(found: Inspection) -> None:
     columns: Counter[str] = Counter()
-    rows = 0
+    rows, sound = 0, 0
     for file in found.files:
         try:
             for _, row in attempts(file):
                 rows += 1
                 if isinstance(row, dict):
+                    sound += 1
                     columns.update(dict.fromkeys(row, 0))
                     columns.update(name for name, value in row.items() if value is not None and value != "")
         except UserError:
             continue  # told by `read`
     found.counts["rows"] = rows
     found.counts["usable"] = len(found.records)
-    found.missing = {name: rows - columns[name] for name in columns}
+    found.missing = {name: sound - columns[name] for name in columns}
 
 
 def _kinds(found: Inspection) -> None:
