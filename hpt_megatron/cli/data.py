@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from hpt_megatron.cli.arguments import Parser
 from hpt_megatron.errors import UserError
@@ -42,6 +43,7 @@ def parser() -> Parser:
     one.add_argument("out", nargs="?", metavar="OUT", help="the .parquet or .jsonl file to write")
     one.add_argument("--most", type=count, metavar="N", help="no more than so many rows")
     one.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: the file's folder)")
+    one.add_argument("--skip", action="store_true", help="leave out rows that cannot be used, and list them")
     one = verbs.add_parser("corpus", help="a folder of images or PDFs as a corpus for the search service")
     one.add_argument("source", metavar="IN", help="a folder of .png, .jpg, .webp (text beside as .txt) or .pdf")
     one.add_argument("out", metavar="OUT", help="the folder to write")
@@ -122,8 +124,8 @@ def bring_in(given: argparse.Namespace) -> int:
     if given.source is None or given.out is None:
         raise UserError("IN and OUT are needed", where="hpt data import", mend="hpt data import SET IN OUT")
     started = time.monotonic()
-    written = import_set(given.set, given.source, given.out, given.most, given.image_root)
-    return tell(given, {"file": given.out, "rows": {given.set: written}}, started)
+    made = import_set(given.set, given.source, given.out, given.most, given.image_root, given.skip)
+    return tell(given, {"file": given.out, "rows": {given.set: made.rows}, "skipped": made.skipped}, started)
 
 
 def corpus(given: argparse.Namespace) -> int:
@@ -132,20 +134,20 @@ def corpus(given: argparse.Namespace) -> int:
 
     started = time.monotonic()
     built = build(given.source, given.out, given.dpi)
-    if not given.json:
-        for line in built.skipped[:SHOWN]:
-            print(f"skipped: {one_line(line)}")
     return tell(given, {"folder": given.out, "rows": {"pages": built.pages}, "skipped": built.skipped}, started)
 
 
-def tell(given: argparse.Namespace, told: dict[str, object], started: float) -> int:
+def tell(given: argparse.Namespace, told: dict[str, Any], started: float) -> int:
     """Says what was written."""
     seconds = round(time.monotonic() - started, 3)
     if given.json:
         print(json.dumps({**told, "seconds": seconds}, indent=2))
         return 0
-    rows = told["rows"]
-    assert isinstance(rows, dict)
+    skipped, rows = told.get("skipped", []), told["rows"]
+    for line in skipped[:SHOWN]:
+        print(f"skipped: {one_line(line)}")
+    if len(skipped) > SHOWN:
+        print(f"... and {len(skipped) - SHOWN} more; --json shows all")
     for name, number in rows.items():
         print(f"{name:<20} {number:,}")
     print(f"{'wrote':<20} {one_line(str(told.get('folder') or told.get('file')))}, {seconds:.1f} s")

@@ -42,6 +42,9 @@ KNOWN = (
 
 def record_of(row: Mapping[str, Any], where: str, root: str | Path = "") -> Record:
     """The record of a row; whatever is wrong with it is one line that starts with `where`."""
+    if not any(name in row for name in ("prompt", "messages", "chosen")):
+        what = "lacks the column 'prompt', a text or a list of {role, content}"
+        raise UserError(what, where=where, mend=f"it has {', '.join(map(str, row)) or 'none'}"[:200])
     try:
         record = _record(plain(row), where, str(root))
     except (TypeError, ValueError, KeyError, AttributeError) as error:

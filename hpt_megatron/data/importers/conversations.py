@@ -17,6 +17,17 @@ def ultrafeedback(row: Row) -> Row:
     return {**pair, "index": row["prompt_id"], "ability": "chat", "extra_info": told}
 
 
+def ultrafeedback_all(row: Row) -> Row:
+    """Four answers with scores: the best one against the worst."""
+    scored = sorted(row["completions"], key=lambda one: float(one["overall_score"]))
+    if len(scored) < 2 or scored[0]["overall_score"] == scored[-1]["overall_score"]:
+        raise ValueError("no answer is better than another")
+    margin = float(scored[-1]["overall_score"]) - float(scored[0]["overall_score"])
+    pair = {"chosen": str(scored[-1]["response"]), "rejected": str(scored[0]["response"])}
+    told = {"margin": margin, "source": row.get("source")}
+    return {**pair, "prompt": row["instruction"], "ability": "chat", "extra_info": told}
+
+
 def hh_rlhf(row: Row) -> Row:
     """Two transcripts that part at the last answer, or before."""
     chosen, rejected = transcript(str(row["chosen"])), transcript(str(row["rejected"]))

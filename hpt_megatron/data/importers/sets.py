@@ -4,7 +4,8 @@ Decision: a set is one line in a table and one function from its row to ours. Wh
 references, checks) is `rows.py:record_of`, as for any other file.
 
 Invariants
-    1. A row that lacks a column is refused with its place; the file is written whole or not at all.
+    1. A row that cannot be used is told with its place, and left out only where that was asked for; the file is written
+       whole or not at all.
     2. Images that stand below the written file's folder stay paths, relative to it; all others go into it as bytes. So
        the file can be moved with its folder.
     3. Nothing is downloaded. Licences are those of the sets: read the terms of what you use.
@@ -59,6 +60,9 @@ SETS = {
     "ultrafeedback": PublicSet(
         conversations.ultrafeedback, "prompt_id chosen rejected", "HuggingFaceH4/ultrafeedback_binarized"
     ),
+    "ultrafeedback-large": PublicSet(
+        conversations.ultrafeedback_all, "instruction completions", "openbmb/UltraFeedback, best against worst"
+    ),
     "hh-rlhf": PublicSet(conversations.hh_rlhf, "chosen rejected", "Anthropic/hh-rlhf"),
     "summarize": PublicSet(conversations.summarize, "info summaries choice", "openai/summarize_from_feedback"),
     "vrag-sft": PublicSet(conversations.vrag_sft, "messages images", "VRAG's demonstrations, LLaMA-Factory's form"),
@@ -67,10 +71,10 @@ SETS = {
     "lns": PublicSet(questions.deck, "prompt document_images reference_documents row_index", "rows with their deck"),
 }
 ALIASES = {
+    "ultrafeedback_large": "ultrafeedback-large",
     "hh_rlhf": "hh-rlhf",
     "openai_summarize": "summarize",
     "nq": "search-r1-nq",
-    "journeybench-multi": "journeybench",
 }
 
 
@@ -97,15 +101,35 @@ def record(name: str, row: Row, where: str, root: str | Path = "") -> Record:
     return found if found.data_source else replace(found, data_source=ALIASES.get(name, name))
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What became of a set; `skipped` says which rows were left out and why."""
+
+    rows: int
+    skipped: list[str]
+
+
 def import_set(
-    name: str, source: str | Path, out: str | Path, most: int | None = None, image_root: str | None = None
-) -> int:
-    """Writes a set in our schema; returns the number of rows."""
+    name: str,
+    source: str | Path,
+    out: str | Path,
+    most: int | None = None,
+    image_root: str | None = None,
+    skip: bool = False,
+) -> Imported:
+    """Writes a set in our schema; a row that cannot be used ends it, or is left out where `skip` says so."""
     public_set(name)
     root, folder = image_root or Path(source).parent, Path(out).parent
-    records = [record(name, row, where, root) for where, row in rows(source, most)]
+    records, skipped = [], []
+    for where, row in rows(source, most):
+        try:
+            records.append(_portable(record(name, row, where, root), folder))
+        except UserError as error:
+            if not skip:
+                raise
+            skipped.append(str(error))
     told, _ = distinct(records)
-    return write_rows(out, (row_of(_portable(one, folder)) for one in told))
+    return Imported(write_rows(out, map(row_of, told)), skipped)
 
 
 def _portable(one: Record, folder: Path) -> Record:

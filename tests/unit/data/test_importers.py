@@ -172,6 +172,20 @@ CASES = {
         ],
         {"index": "h", "question": "Hi?", "target_text": "good"},
     ),
+    "ultrafeedback-large": (
+        [
+            {
+                "source": "evol",
+                "instruction": "Hi?",
+                "completions": [
+                    {"response": "bad", "overall_score": 2.0},
+                    {"response": "good", "overall_score": 9.0},
+                    {"response": "fair", "overall_score": 5.0},
+                ],
+            }
+        ],
+        {"question": "Hi?", "target_text": "good"},
+    ),
     "hh-rlhf": (
         [
             {
@@ -244,7 +258,7 @@ def test_every_set_has_a_case():
 @pytest.mark.parametrize("out", ["out.parquet", "out.jsonl"])
 def test_a_set_becomes_records_and_is_read_again(name, folder, out):
     rows, told = CASES[name]
-    assert import_set(name, written(name, folder), folder / out) == len(rows)
+    assert import_set(name, written(name, folder), folder / out).rows == len(rows)
     reading = read([folder / out])
     assert reading.problems == []
     for one in reading.records:
@@ -258,12 +272,13 @@ def test_a_set_becomes_records_and_is_read_again(name, folder, out):
 
 def test_what_is_particular_to_a_set_is_kept(folder):
     def first(name):
-        return record(name, CASES[name][0][0], "here", folder)
+        return record(name, CASES[name.replace("_", "-")][0][0], "here", folder)
 
     assert first("virl39k").extra["PassRate_7BBase"] == 0.25
     assert first("mmlongbench").extra["evidence_sources"] == ["Chart", "Table"]
     assert first("mmlongbench").extra["unanswerable"] is True
     assert first("ultrafeedback").extra["margin"] == 4.5
+    assert first("ultrafeedback_large").extra["margin"] == 7.0
     assert first("hh-rlhf").extra["rejected"] == [{"role": "assistant", "content": "bad"}]
     assert len(first("hh-rlhf").prompt) == 3
     assert first("summarize").extra["rejected"][0]["content"] == "one"
@@ -289,6 +304,10 @@ def test_a_row_of_another_set_is_one_line_with_its_place(folder):
     with pytest.raises(UserError, match=r"row 1: lacks the column 'problem' of math12k; it has answer, question"):
         import_set("math12k", written("gsm8k", folder), folder / "out.parquet")
     assert not (folder / "out.parquet").exists()
+    (folder / "in.jsonl").write_text('{"question": "q", "answer": "6"}\n{"question": "q", "answer": "#### 6"}\n')
+    made = import_set("gsm8k", folder / "in.jsonl", folder / "out.jsonl", skip=True)
+    assert (made.rows, len(made.skipped)) == (1, 1)
+    assert "in.jsonl:1: is no row of gsm8k" in made.skipped[0]
     with pytest.raises(UserError, match="its answer has no ####"):
         record("gsm8k", {"question": "q", "answer": "6"}, "here")
     with pytest.raises(UserError, match="does not end with the assistant"):

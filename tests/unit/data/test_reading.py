@@ -167,7 +167,7 @@ def test_every_broken_row_is_told_with_its_line(tmp_path):
     assert "marks 1 images and 0 are given" in told["b.jsonl:3"]
     assert "unknown role 'x'" in told["b.jsonl:4"]
     assert "schema" in told["b.jsonl:6"]
-    assert "no message" in told["b.jsonl:7"]
+    assert "lacks the column 'prompt', a text or a list of {role, content}; it has a" in told["b.jsonl:7"]
     assert "is not JSON" in told["b.jsonl:8"]
     assert "no such file" in told["no.parquet"]
     assert "is not a data file" in told["x.csv"]
