@@ -45,7 +45,9 @@ def parser() -> Parser:
     one.add_argument("--image-root", metavar="DIR", help="where relative paths start (default: the file's folder)")
     one.add_argument("--skip", action="store_true", help="leave out rows that cannot be used, and list them")
     one = verbs.add_parser("corpus", help="a folder of images or PDFs as a corpus for the search service")
-    one.add_argument("source", metavar="IN", help="a folder of .png, .jpg, .webp (text beside as .txt) or .pdf")
+    one.add_argument(
+        "source", metavar="IN", help="a folder of images (text beside as .txt) and PDFs, or SlideVQA's file"
+    )
     one.add_argument("out", metavar="OUT", help="the folder to write")
     one.add_argument("--dpi", type=count, default=144, metavar="N", help="of PDF pages (default: 144)")
     for each in ("inspect", "make", "import", "corpus"):

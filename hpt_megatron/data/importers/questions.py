@@ -10,7 +10,6 @@ from hpt_megatron.data.importers.texts import boxed, listed, marked, page_ids
 
 Row = dict[str, Any]
 CALCULATOR = re.compile(r"<<[^<>]*>>")
-PAGES_OF_A_DECK = 20
 
 
 def gold(answer: Any, style: str = "rule") -> Row:
