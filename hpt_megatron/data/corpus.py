@@ -16,6 +16,7 @@ Example:
     Built(pages=120, skipped=[])
 """
 
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_megatron.data.pictures import MOST_PIXELS, decode
+from hpt_megatron.data.files import rows
+from hpt_megatron.data.pictures import MOST_PIXELS, decode, open_source
+from hpt_megatron.data.rows import path_below, source_of
 from hpt_megatron.errors import UserError
 
 INDEX = "pages.jsonl"
@@ -31,6 +34,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DPI = 144
 POINTS = 72  # of an inch: a PDF's unit
 LONGEST_TEXT = 200_000
+PAGES_OF_A_DECK = 20
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ def write_pages(folder: str | Path, pages: Iterable[Page]) -> int:
 
 
 def build(source: str | Path, out: str | Path, dpi: int = DPI) -> Built:
-    """A corpus from a folder of images and PDFs, at any depth."""
+    """A corpus from a folder of images and PDFs, at any depth, or from SlideVQA's file."""
     root, target = Path(source), Path(out)
+    if root.is_file():
+        return Built(write_pages(target, deck_pages(root)), [])
     if not root.is_dir():
         raise UserError("no such folder", where=str(source))
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(root)):
@@ -100,6 +106,24 @@ def build(source: str | Path, out: str | Path, dpi: int = DPI) -> Built:
         what = f"holds no image ({', '.join(SUFFIXES)}) and no PDF that can be read"
         raise UserError(f"{what}: {skipped[0]}" if skipped else what, where=str(source))
     return Built(count, skipped)
+
+
+def deck_pages(file: Path) -> Iterator[Page]:
+    """The pages of the decks of SlideVQA, each once: `deck_name` and `page_1` to `page_20` of every row."""
+    seen: set[str] = set()
+    for where, row in rows(file):
+        if "deck_name" not in row or "page_1" not in row:
+            raise UserError("has no deck_name and page_1", where=where, mend="give a folder, or SlideVQA's parquet")
+        deck = str(path_below(str(row["deck_name"]), where, "/decks").relative_to("/decks"))
+        for number in range(1, PAGES_OF_A_DECK + 1):
+            name, cell = f"{deck}_{number}", row.get(f"page_{number}")
+            if cell is None or name in seen:
+                continue
+            seen.add(name)
+            image = open_source(source_of(cell, where, file.parent))
+            held = io.BytesIO()
+            image.save(held, "PNG")
+            yield Page(name, f"{name}.png", "", held.getvalue())
 
 
 def _pages(root: Path, dpi: int, skipped: list[str]) -> Iterator[Page]:
@@ -128,8 +152,6 @@ def _of_image(path: Path, relative: str, root: Path) -> Page:
 
 
 def _of_pdf(path: Path, relative: str, dpi: int) -> Iterator[Page]:
-    import io
-
     import pypdfium2
 
     try:

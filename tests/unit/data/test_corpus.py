@@ -7,10 +7,14 @@ import pytest
 from PIL import Image
 
 from hpt_megatron.data.corpus import Page, build, read_pages, write_pages
+from hpt_megatron.data.files import write_rows
+from hpt_megatron.data.importers.sets import record
 from hpt_megatron.data.pictures import decode
 from hpt_megatron.errors import UserError
 
 pytestmark = pytest.mark.fast
+
+SLIDE = {"qa_id": 1, "question": "q", "answer": "a", "evidence_pages": [2]}
 
 
 def pdf(path, pages=2, side=100):
@@ -81,6 +85,21 @@ def test_what_cannot_be_read_is_skipped_and_told(source, tmp_path):
     for name in ("broken.png: is not an image", "broken.pdf: is not a PDF", "link.png: leads out", "too many pixels"):
         assert name in told
     assert len(built.skipped) == 4
+
+
+def test_the_decks_of_slidevqa_become_pages_each_once(source, tmp_path):
+    data = (source / "one/1024.jpg").read_bytes()
+    deck = {"deck_name": "deck-a", "page_1": {"bytes": data}, "page_2": {"bytes": data}, "page_3": None}
+    write_rows(tmp_path / "s.jsonl", [deck, deck, {**deck, "deck_name": "b"}])
+    assert build(tmp_path / "s.jsonl", tmp_path / "out").pages == 4
+    assert [page["id"] for page in read_pages(tmp_path / "out")] == ["b_1", "b_2", "deck-a_1", "deck-a_2"]
+    assert record("slidevqa", {**SLIDE, "deck_name": "deck-a"}, "here").reference == ("deck-a_2",)
+    write_rows(tmp_path / "t.jsonl", [{**deck, "deck_name": "../b"}])
+    with pytest.raises(UserError, match="leads out of"):
+        build(tmp_path / "t.jsonl", tmp_path / "out")
+    write_rows(tmp_path / "u.jsonl", [{"a": 1}])
+    with pytest.raises(UserError, match="has no deck_name"):
+        build(tmp_path / "u.jsonl", tmp_path / "out")
 
 
 def test_two_images_of_one_id_are_refused(source, tmp_path):
