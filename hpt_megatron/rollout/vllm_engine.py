@@ -49,6 +49,7 @@ class VllmEngine:
         self.cache_tokens = 0
         self._numbers = iter(range(1 << 62))
         self._running: set[str] = set()
+        self._aborts = 0
 
     def start(self) -> None:
         """Loads the model of the folder; its weights count as version `default`."""
@@ -79,7 +80,7 @@ class VllmEngine:
     def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
         """`sampling.n` responses, in order. One engine has no use for the key."""
         self._ready()
-        return asyncio.run_coroutine_threadsafe(self._one(prompt, sampling), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._one(prompt, sampling, self._aborts), self._loop)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         """`sampling.n` responses to each prompt, waited for."""
@@ -95,18 +96,18 @@ class VllmEngine:
 
     async def _all(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         if not self.run.rollout.deterministic:
-            return await asyncio.gather(*(self._one(prompt, sampling) for prompt in prompts))
+            return await asyncio.gather(*(self._one(prompt, sampling, self._aborts) for prompt in prompts))
         await self._engine.pause_generation(mode="keep", clear_cache=False)
         try:
-            asked = [await self._ask(prompt, sampling) for prompt in prompts]
+            asked = [await self._ask(prompt, sampling, self._aborts) for prompt in prompts]
         finally:
             await self._engine.resume_generation()
         return [await self._answer(*each) for each in asked]
 
-    async def _one(self, prompt: Prompt, sampling: Sampling) -> list[Sampled]:
-        return await self._answer(*await self._ask(prompt, sampling))
+    async def _one(self, prompt: Prompt, sampling: Sampling, aborts: int) -> list[Sampled]:
+        return await self._answer(*await self._ask(prompt, sampling, aborts))
 
-    async def _ask(self, prompt: Prompt, sampling: Sampling) -> tuple[str, Any]:
+    async def _ask(self, prompt: Prompt, sampling: Sampling, aborts: int) -> tuple[str, Any]:
         from vllm.exceptions import VLLMClientError
 
         request: dict[str, Any] = {"prompt_token_ids": list(prompt.ids)}
@@ -120,6 +121,8 @@ class VllmEngine:
         except Exception as error:
             raise self._died(error) from error
         self._running.add(name)
+        if self._aborts != aborts:  # it was on its way when all were aborted
+            await self._engine.abort(name)
         return name, queue
 
     async def _answer(self, name: str, queue: Any) -> list[Sampled]:
@@ -144,6 +147,7 @@ class VllmEngine:
 
     def abort(self) -> None:
         """Ends what is being generated; each response is answered as far as it came."""
+        self._aborts += 1
         self._wait(self._engine.abort(list(self._running)))
 
     def healthy(self) -> bool:

@@ -16,35 +16,16 @@ from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.colocated import shared_devices
 from hpt_megatron.rollout.engine import EngineDiedError, Prompt, Sampling
 from hpt_megatron.rollout.replicas import Replicas
-from hpt_megatron.rollout.vllm_engine import VllmEngine
 
 pytestmark = pytest.mark.slow
-TEMPERATURE = 0.7
 TEXT = Prompt((5, 6, 7, 8, 9))
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 LONG = Sampling(temperature=1, max_tokens=900, ignore_eos=True, seed=1)
 
 
 @pytest.fixture(scope="module")
-def forbidden(folder):
-    """Half of the bytes, so that without the mask any response would hold some; and what stands for images."""
-    model = load_run([f"model.path={folder}"]).model
-    return (*range(128), model.image_token_id, model.video_token_id)
-
-
-@pytest.fixture(scope="module")
-def served(folder, forbidden):
-    run = load_run(
-        [
-            *(f"model.path={folder}", "rollout.max_num_seqs=8", "rollout.max_images=2", "rollout.max_model_len=1024"),
-            *("data.max_response_length=512", "data.max_prompt_length=512", "data.max_prefix_len=512"),
-            f"rollout.temperature={TEMPERATURE}",
-        ]
-    )
-    engine = VllmEngine(run, folder, forbidden)
-    engine.start()
-    yield engine
-    engine.stop()
+def served(shared_engine):
+    return shared_engine
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +84,9 @@ def test_several_rollouts_are_one_request_with_log_probs_under_temperature_and_m
     assert len({answer.ids for answer in answers}) == 6
     assert not {token for answer in answers for token in answer.ids} & set(forbidden)
     for answer in answers:
-        assert answer.logp == pytest.approx(scores(model, inputs, answer.ids, forbidden, TEMPERATURE), abs=1e-4)
+        assert answer.logp == pytest.approx(
+            scores(model, inputs, answer.ids, forbidden, served.run.rollout.temperature), abs=1e-4
+        )
 
 
 def test_a_seed_gives_the_same_rollouts_and_another_gives_others(served):
@@ -228,11 +211,12 @@ def test_a_key_stays_with_its_replica_and_what_has_none_goes_where_least_is_outs
     """Two replicas that are one engine: what is looked at is who was asked."""
     calls = [[], []]
     replicas = Replicas([Recorded(served, each) for each in calls], catch_up=None)
-    for key, n in (("a", 1), ("b", 3), ("a", 1), ("", 1), ("b", 1), ("c", 1)):
-        replicas.submit(TEXT, Sampling(n=n, max_tokens=900, ignore_eos=True), key)
+    order = (("a", 1), ("b", 3), ("a", 1), ("", 1), ("b", 1), ("c", 1))
+    waiting = [replicas.submit(TEXT, Sampling(n=n, max_tokens=900, ignore_eos=True), key) for key, n in order]
     asked = [[call for call in each if call.startswith("submit")] for each in calls]
     assert [[call.rpartition(" ")[2] for call in each] for each in asked] == [["a", "a", "", "c"], ["b", "b"]]
     served.abort()
+    assert [len(each.result(timeout=60)) for each in waiting] == [n for _, n in order]
 
 
 def kill(engine):
