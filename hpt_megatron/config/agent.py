@@ -25,8 +25,6 @@ class AgentConfig:
     max_visual_tokens: int
     invalid_limit: int
     wall_time_per_traj_s: float
-    min_image_pixels: Count | None
-    max_image_pixels: Count | None
     images_per_search: Count
     crop_pad_px: int
     crop_repair: bool

@@ -14,20 +14,24 @@ Invariants
 Example: rows = to_rows(trajectories, prompts, rules, image_pad); rows.batch.rows.tokens["trained"]
 """
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules, patches
 from hpt_megatron.data.record import Record
+from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.batch import Batch, Images
 from hpt_megatron.protocol.rows import Rows
-from hpt_megatron.rollout.agent.views import View, Viewer
+from hpt_megatron.rollout.agent.prompting import Prompting
+from hpt_megatron.rollout.agent.views import View
 from hpt_megatron.rollout.trajectory import Trajectory
 
+LOG = logging.getLogger(__name__)
 CHANNELS = 3
 
 
@@ -60,12 +64,12 @@ def to_rows(done: Sequence[Trajectory], prompts: Sequence[int], rules: PictureRu
     """Rows of trajectories; `prompts` says of each which prompt of the batch it belongs to."""
     rows: list[Row] = []
     kept: list[int] = []
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     for i, (one, prompt) in enumerate(zip(done, prompts, strict=True)):
         why = "" if one.shows_what_it_says(image_pad) else "image_tokens"
         why = why if one.num_sampled else one.finish
         if why:
-            left_out[why] = left_out.get(why, 0) + 1
+            left_out[why] += 1
             continue
         response = [place >= one.num_prompt for place in range(len(one.ids))]
         trained = [bool(mask) and one.valid for mask in one.loss_mask]
@@ -73,47 +77,45 @@ def to_rows(done: Sequence[Trajectory], prompts: Sequence[int], rules: PictureRu
         logp = one.rollout_logprobs
         rows.append(Row(one.ids, response, trained, logp, no, one.turn_id, one.images, prompt, one.sample, one.valid))
         kept.append(i)
-    return Made(batch_of(rows, rules), tuple(kept), left_out)
+    return Made(batch_of(rows, rules), tuple(kept), dict(left_out))
 
 
 def demonstrations(
-    records: Sequence[Record], prompts: Sequence[int], chat: Chat, viewer: Viewer, max_tokens: int | None = None
+    records: Sequence[Record], prompts: Sequence[int], prompting: Prompting, max_tokens: int | None = None
 ) -> Made:
-    """Rows of the records that have a target, with `sample` -1.
+    """Rows of the records that have a target, with `sample` -1, behind the prompts that rollouts get.
 
     A target of more tokens than `max_tokens` is left out: half a demonstration teaches to stop in the middle.
     """
     rows: list[Row] = []
     kept: list[int] = []
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     for i, (record, prompt) in enumerate(zip(records, prompts, strict=True)):
         if not record.target:
-            left_out["no_target"] = left_out.get("no_target", 0) + 1
+            left_out["no_target"] += 1
             continue
-        row = demonstration(record, prompt, chat, viewer)
+        try:
+            row = demonstration(record, prompt, prompting)
+        except UserError as error:
+            LOG.warning("demonstration %s: %s", record.index, error)
+            left_out["unreadable"] += 1
+            continue
         if max_tokens is not None and sum(row.response) > max_tokens:
-            left_out["target_overflow"] = left_out.get("target_overflow", 0) + 1
+            left_out["target_overflow"] += 1
             continue
         rows.append(row)
         kept.append(i)
-    return Made(batch_of(rows, viewer.rules), tuple(kept), left_out)
+    return Made(batch_of(rows, prompting.viewer.rules), tuple(kept), dict(left_out))
 
 
-def demonstration(record: Record, prompt: int, chat: Chat, viewer: Viewer) -> Row:
+def demonstration(record: Record, prompt: int, prompting: Prompting) -> Row:
     """A target as one row: the prompt, then a chat of which the assistant's part is trained."""
-    views = [viewer.view("", source) for source in (*record.images, *record.target_images)]
-    counts = [view.tokens for view in views]
-    before = len(chat.prompt(record.prompt, counts[: len(record.images)]))
-    ids, said = chat.conversation([*record.prompt, *(record.target or ())], counts)
-    ids, said = ids[: _last(said) + 1], said[: _last(said) + 1]  # the line break behind the last end is nobody's
-    response = [place >= before for place in range(len(ids))]
-    trained = [one and two for one, two in zip(said, response, strict=True)]
-    turn = _turns(trained, response)
-    return Row(ids, response, trained, [0.0] * len(ids), response, turn, views, prompt, -1, True)
-
-
-def _last(said: Sequence[bool]) -> int:
-    return max((place for place, one in enumerate(said) if one), default=-1)
+    made = prompting.made(record)
+    ids = [*made.ids, *made.target_ids]
+    response = [place >= len(made.ids) for place in range(len(ids))]
+    trained = [*[False] * len(made.ids), *made.target_trained]
+    views = prompting.views((*record.images, *record.target_images))
+    return Row(ids, response, trained, [0.0] * len(ids), response, _turns(trained, response), views, prompt, -1, True)
 
 
 def _turns(trained: Sequence[bool], response: Sequence[bool]) -> list[int]:

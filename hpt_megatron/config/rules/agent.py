@@ -81,8 +81,10 @@ def check_agent_budgets(run: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "rollout.search_failure_budget", rollout.search_failure_budget, "is a share of searches", "0 to 1"
         )
-    low, high = rollout.min_image_pixels, rollout.max_image_pixels
-    if low is not None and high is not None and low > high:
-        yield Problem(
-            "rollout.min_image_pixels", low, f"no image has at least {low} and at most {high} pixels", f"{high}"
-        )
+
+
+def check_agent_images(run: RunConfig) -> Iterator[Problem]:
+    """A page is shown at a size that leaves room for more than one."""
+    if run.rollout.agent != "single_turn" and run.data.image_max_pixels is None:
+        why = "a scanned page may take thousands of visual tokens of every trajectory that sees it"
+        yield Problem("data.image_max_pixels", None, why, "401408 (512 visual tokens)", "warning")

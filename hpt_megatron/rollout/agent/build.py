@@ -4,6 +4,7 @@ Example: with agent_of(run, engine, "checkpoints/hf") as agent: agent.probe(); a
 """
 
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.data.build import prompt_rules
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.errors import UserError
@@ -44,6 +45,7 @@ def agent_of(run: RunConfig, engine: RolloutEngine, folder: str) -> Agent:
         tools=tools_of(mode, Equipment(viewer, client, rollout.images_per_search)),
         seed=run.trainer.seed,
         instruction=instruction_of(mode, rollout.agent_prompt),
+        own=prompt_rules(run.data),
         truncate=rollout.truncate_after_action,
         captions=rollout.observation_captions,
         generator=generator,
@@ -54,9 +56,10 @@ def agent_of(run: RunConfig, engine: RolloutEngine, folder: str) -> Agent:
 
 def viewer_of(run: RunConfig, folder: str) -> Viewer:
     """Images as this run shows them."""
-    rollout = run.rollout
+    rollout, data = run.rollout, run.data
     crop = CropRules(rollout.crop_pad_px, rollout.crop_repair)
-    return Viewer(PictureRules.of_folder(folder), rollout.min_image_pixels, rollout.max_image_pixels, crop)
+    rules = PictureRules.of_folder(folder)
+    return Viewer(rules, data.image_min_pixels, data.image_max_pixels, crop, data.image_limit)
 
 
 def tools_of(mode: Mode, equipment: Equipment) -> dict[str, Tool]:

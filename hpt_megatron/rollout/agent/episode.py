@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpt_megatron.data.chat import Chat
+from hpt_megatron.data.prompts import PromptRules
 from hpt_megatron.data.record import Record
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.turns import ACTIONS, can_be_done
@@ -47,7 +48,7 @@ from hpt_megatron.rollout.agent.machine import (
     Wrote,
     advance,
 )
-from hpt_megatron.rollout.agent.modes import Mode, instructed
+from hpt_megatron.rollout.agent.modes import Mode
 from hpt_megatron.rollout.agent.observations import (
     LAST_SEARCH,
     LAST_TURN,
@@ -58,6 +59,7 @@ from hpt_megatron.rollout.agent.observations import (
     harmless,
 )
 from hpt_megatron.rollout.agent.parsing import cut_after_action
+from hpt_megatron.rollout.agent.prompting import Prompting
 from hpt_megatron.rollout.agent.views import View, Viewer
 from hpt_megatron.rollout.engine import Prompt, RolloutEngine, Sampling
 from hpt_megatron.rollout.tools.tool import Outcome, Scene, Tool
@@ -78,10 +80,16 @@ class Kit:
     tools: Mapping[str, Tool]
     seed: int = 0
     instruction: str = ""
+    own: PromptRules = PromptRules(longest=1 << 30)  # noqa: RUF009  (frozen)
     truncate: bool = True
     captions: bool = False
     generator: Generator | None = None
     append_answer: bool = False
+
+    @property
+    def prompting(self) -> Prompting:
+        """How rows of data become prompts here, and demonstrations."""
+        return Prompting(self.chat, self.viewer, self.own, self.instruction)
 
     @property
     def further_tools(self) -> tuple[str, ...]:
@@ -103,13 +111,11 @@ class Start:
 def encoded(kit: Kit, uid: str, record: Record) -> Start:
     """The prompt as the policy gets it; one that cannot be encoded says why, and ends as `bad_prompt`."""
     try:
-        views = tuple(kit.viewer.view("", source) for source in record.images)
-        messages = instructed(record.prompt, kit.instruction)
-        ids = kit.chat.prompt(messages, [view.tokens for view in views])
+        ids, views = kit.prompting.made(replace(record, target=None)).ids, kit.prompting.views(record.images)
     except UserError as error:
         LOG.warning("prompt %s: %s", uid, error)
         return Start(uid, record, (), (), str(error))
-    return Start(uid, record, tuple(ids), views)
+    return Start(uid, record, ids, views)
 
 
 def seed_of(*parts: object) -> int:

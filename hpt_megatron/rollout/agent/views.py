@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from hpt_megatron.data.pictures import Grid, PictureRules, grid, open_source, show, shown_size, tokens
+from hpt_megatron.data.pictures import MOST_PIXELS, Grid, PictureRules, grid, open_source, show, shown_size, tokens
 from hpt_megatron.data.record import Source
 from hpt_megatron.errors import UserError
 
@@ -148,10 +148,11 @@ class Viewer:
     min_pixels: int | None = None
     max_pixels: int | None = None
     crop: CropRules = field(default_factory=CropRules)
+    pixel_limit: int = MOST_PIXELS
 
     def view(self, page: str, source: Source) -> View:
         """A whole page, or an image of a prompt."""
-        image = _page(source)
+        image = _page(source, self.pixel_limit)
         return self._cut(View(page, (0, 0, *image.size), image.size, (1, 0, 0), source), (0, 0, *image.size))
 
     def zoom(self, view: View, box: Box) -> View:
@@ -161,7 +162,7 @@ class Viewer:
     def _cut(self, view: View, region: Region) -> View:
         if view.source is None:
             raise BadBoxError("no source")
-        image = _page(view.source)
+        image = _page(view.source, self.pixel_limit)
         size = shown_size(region[2] - region[0], region[3] - region[1], self.rules, self.min_pixels, self.max_pixels)
         cut = image if region == (0, 0, *image.size) else image.crop(region)
         made = grid(*size, self.rules)
@@ -173,5 +174,5 @@ class Viewer:
 
 
 @lru_cache(maxsize=DECODED_PAGES)
-def _page(source: Source) -> Any:
-    return open_source(source)
+def _page(source: Source, limit: int) -> Any:
+    return open_source(source, limit)

@@ -317,8 +317,8 @@ BROKEN = [
     ([SEVEN, "rollout.search_timeout_s=0"], "rollout.search_timeout_s", "ever answer", "15", "error"),
     ([SEVEN, "rollout.search_failure_budget=2"], "rollout.search_failure_budget", "share", "0 to 1", "error"),
     (
-        [SEVEN, "rollout=vrag", "rollout.search_url=http://h/s", "rollout.max_image_pixels=3136"],
-        *("rollout.min_image_pixels", "no image", "3136", "error"),
+        [SEVEN, "rollout=vrag", "rollout.search_url=http://h/s"],
+        *("data.image_max_pixels", "thousands of visual tokens", "401408", "warning"),
     ),
     ([SEVEN, "rollout.max_turns=0"], "rollout.max_turns", "at least 1", "5", "error"),
     ([SEVEN, "reward=rag"], "rollout.agent", "retrieves nothing", "vrag", "warning"),

@@ -11,7 +11,7 @@ from hpt_megatron.rollout.agent.metrics import metrics
 from hpt_megatron.rollout.agent.source_names import GenerationConfig, LLMGenerationManager
 
 ANSWER = "<answer>4</answer>"
-FIXED = ["rollout.agent_prompt=none", "rollout.min_image_pixels=null", "rollout.max_image_pixels=3136"]
+FIXED = ["rollout.agent_prompt=none", "data.image_max_pixels=3136"]
 
 
 def run_of(corpus, *more):
@@ -125,3 +125,30 @@ def test_a_steps_log_says_rates_of_what_they_are_rates_of(chat, corpus):
     )
     assert told["search/queries"] == 2.0
     assert metrics([])["agent/valid_share"] == 0.0
+
+
+def test_the_embedded_tasks_demonstrations_are_what_an_agent_makes_of_the_same_words(chat, tiny, tmp_path):
+    """Lookup, two lookups, zoom: the policy says what the teacher says, and gets the teacher's row token for token."""
+    from hpt_megatron.data.tasks.make import make, records
+    from hpt_megatron.rollout.to_rows import demonstration
+
+    for task in ("lookup", "lookup2", "zoom"):
+        made = make(task, tmp_path / task, count=64, val_count=1)
+        rows = [row for row in records(task, "train", 64, 0) if row.target][:4]
+        assert len(rows) >= 2
+        script = {row.index: [m.content for m in row.target if m.role == "assistant"] for row in rows}
+        pages = tmp_path / (task if "corpus/pages.jsonl" in made else "lookup") / "corpus"
+        run = run_of(pages, "data.max_response_length=120")
+        engine = Scripted(chat, lambda uid, sample, turn, seed, script=script: script[uid][turn - 1])
+        with agent_of(run, engine, str(tiny)) as agent:
+            groups = agent.collect([(row.index, row) for row in rows], SAMPLING, 1)
+            for row, (done,) in zip(rows, groups, strict=True):
+                taught = demonstration(row, 0, agent.kit.prompting)
+                assert list(done.ids) == list(taught.ids)
+                assert [bool(mask) for mask in done.loss_mask] == list(taught.trained)
+                assert list(done.turn_id) == list(taught.turn)
+                assert done.grids == [view.grid for view in taught.images]
+                assert [view.image.tobytes() for view in done.images] == [
+                    view.image.tobytes() for view in taught.images
+                ]
+                assert (done.finish, set(done.retrieved)) == ("answered", set(row.reference))

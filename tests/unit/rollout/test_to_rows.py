@@ -7,9 +7,11 @@ import torch
 from lookup_world import SAMPLING, SMALL, Scripted, inproc, kit_of, lookup, pixels, turns, write_corpus
 from PIL import Image
 
-from hpt_megatron.data.record import Message, Record
+from hpt_megatron.data.prompts import PromptRules
+from hpt_megatron.data.record import Message, Record, Source
 from hpt_megatron.protocol.rows import Rows
 from hpt_megatron.rollout.agent.collect import Agent
+from hpt_megatron.rollout.agent.prompting import Prompting
 from hpt_megatron.rollout.agent.views import Viewer
 from hpt_megatron.rollout.to_rows import demonstrations, to_rows
 
@@ -64,7 +66,7 @@ def taught(*said, images=0):
 
 def test_a_demonstration_of_several_turns_is_off_throughout_and_trained_on_the_assistant_alone(chat):
     record = taught(Message("assistant", FIRST), Message("user", "<image>"), Message("assistant", SECOND), images=1)
-    made = demonstrations([record], [5], chat, Viewer(SMALL))
+    made = demonstrations([record], [5], Prompting(chat, Viewer(SMALL)))
     rows = made.batch.rows
     ids, trained, off = (rows.tokens[name].tolist() for name in ("ids", "trained", "off"))
     before = len(chat.prompt(record.prompt, []))
@@ -80,7 +82,7 @@ def test_a_demonstration_of_several_turns_is_off_throughout_and_trained_on_the_a
 
 
 def test_in_a_single_turn_what_is_off_is_what_is_trained(chat):
-    rows = demonstrations([taught(Message("assistant", SECOND))], [0], chat, Viewer(SMALL)).batch.rows
+    rows = demonstrations([taught(Message("assistant", SECOND))], [0], Prompting(chat, Viewer(SMALL))).batch.rows
     assert torch.equal(rows.tokens["off"], rows.tokens["trained"])
 
 
@@ -89,25 +91,29 @@ def test_earlier_words_of_an_assistant_in_the_prompt_are_not_taught(chat):
         taught(Message("assistant", SECOND)),
         prompt=(Message("user", "a"), Message("assistant", "b"), Message("user", "c")),
     )
-    rows = demonstrations([record], [0], chat, Viewer(SMALL)).batch.rows
+    rows = demonstrations([record], [0], Prompting(chat, Viewer(SMALL))).batch.rows
     assert int(rows.tokens["trained"].sum()) == len(chat.ids(SECOND)) + 1
 
 
 def test_targets_that_are_missing_or_too_long_are_left_out_and_counted(chat):
     made = demonstrations(
-        [lookup("k01"), taught(Message("assistant", "so " * 50)), taught(Message("assistant", SECOND))],
-        [0, 1, 2],
-        chat,
-        Viewer(SMALL),
+        [
+            lookup("k01"),
+            taught(Message("assistant", "so " * 50)),
+            taught(Message("assistant", SECOND)),
+            dataclasses.replace(taught(Message("user", "<image>")), target_images=(Source(data=b"no"),)),
+        ],
+        [0, 1, 2, 3],
+        Prompting(chat, Viewer(SMALL)),
         max_tokens=20,
     )
-    assert (made.kept, made.left_out) == ((2,), {"no_target": 1, "target_overflow": 1})
+    assert (made.kept, made.left_out) == ((2,), {"no_target": 1, "target_overflow": 1, "unreadable": 1})
     assert made.batch.rows.fields["prompt"].tolist() == [2]
 
 
 def test_rollouts_and_demonstrations_join(chat, group):
     rollouts = to_rows(group, [0, 0], SMALL, chat.marks.image_pad).batch.rows
-    shown = demonstrations([taught(Message("assistant", SECOND))], [0], chat, Viewer(SMALL)).batch.rows
+    shown = demonstrations([taught(Message("assistant", SECOND))], [0], Prompting(chat, Viewer(SMALL))).batch.rows
     assert Rows.concat([rollouts, shown]).num_rows == 3
 
 
@@ -121,6 +127,29 @@ def test_the_trainer_takes_these_rows(chat, group):
     holders = Placeholders.of(model)
     assert holders.image == chat.marks.image_pad
     made = to_rows(group, [0, 0], SMALL, chat.marks.image_pad)
-    shown = demonstrations([taught(Message("assistant", SECOND))], [0], chat, Viewer(SMALL))
+    shown = demonstrations([taught(Message("assistant", SECOND))], [0], Prompting(chat, Viewer(SMALL)))
     for batch in (made.batch, shown.batch):
         assert problems_of(batch, holders, 512, model.vocab_size) == []
+
+
+def test_rollouts_and_demonstrations_have_the_same_prompt_with_all_that_the_run_adds_to_it(chat, group):
+    """An instruction, words behind the question, the start of every response."""
+    own = PromptRules(longest=999, suffix=" think", response_prefix="<think>", drop_system=True)
+    prompting = Prompting(chat, Viewer(SMALL), own, "Look.\n{question}")
+    record = dataclasses.replace(
+        taught(Message("assistant", "<think>look</think><answer>4</answer>")),
+        prompt=(Message("system", "s"), Message("user", "value ?")),
+    )
+    engine = Scripted(chat, turns("look</think><answer>4</answer>"))
+    more = {"own": own, "instruction": prompting.instruction}
+    with Agent(kit_of(chat, engine, inproc_nowhere(), more=more)) as agent:
+        (done,) = agent.collect([("1", record)], SAMPLING, 1)[0]
+    rows = demonstrations([record], [0], prompting).batch.rows
+    assert rows.tokens["ids"].tolist() == list(done.ids)
+    assert rows.tokens["trained"].tolist() == [bool(mask) for mask in done.loss_mask]
+    asked = chat.text(done.ids[: done.num_prompt])
+    assert asked == "system\nYou are a helpful assistant.\nuser\nLook.\nvalue ? think\nassistant\n<think>"
+
+
+def inproc_nowhere():
+    """No search is made."""
