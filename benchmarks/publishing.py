@@ -22,7 +22,7 @@ SCALES = {
     "tiny": ("model=tiny", "trainer.dtype=fp32"),
     "half": ("model=qwen2.5-0.5b", "trainer.dtype=bf16", "rollout.publish_bucket_mb=160"),
 }
-COMMON = ("layout=tp1", "trainer.n_gpus_per_node=1", "rollout.max_model_len=512")
+COMMON = ("layout=tp1", "trainer.n_gpus_per_node=1", "rollout.max_model_len=512", "rollout.max_num_seqs=4")
 DEADLINE_S = 1800
 
 
@@ -107,7 +107,7 @@ def measure(scale: str, repeat: int, folder: Path) -> dict[str, Any]:
         thread = threading.Thread(target=run_processes, args=arguments, kwargs={"deadline_s": DEADLINE_S}, daemon=True)
         thread.start()
         trainer = Trainer(listener.accept())
-    engine = VllmEngine(run, str(where), max_num_seqs=4, skip_tokenizer_init=scale != "tiny", load_format="dummy")
+    engine = VllmEngine(run, str(where), skip_tokenizer_init=scale != "tiny", load_format="dummy")
     engine.start()
     sync = WeightSync(run, trainer, [engine])
     size = sync.publish("0").bytes

@@ -62,6 +62,11 @@ class RolloutConfig:
     tensor_parallel_size: Count
     mm_encoder_tp_mode: Literal["weights", "data"]
     max_model_len: Count
+    max_num_seqs: Count
+    max_images: int
+    enable_prefix_caching: bool
+    mm_processor_cache_gb: float
+    deterministic: bool
     gpu_memory_utilization: float
     publish_bucket_mb: int
     verify_every: int

@@ -71,11 +71,13 @@ class MegatronWorker:
     def __init__(self, run: RunConfig, head: Head = "tokens", train: bool = True) -> None:
         self.run, self.head, self.train = run, head, train
         self.holders = Placeholders.of(run.model)
+        # Never sampled; whoever knows the tokenizer sets the engine's whole list.
+        self.forbidden = (self.holders.image, self.holders.video) if self.holders else ()
         self.models: list[Any] = []
         self.optimizer: Any = None
         self.frozen: set[str] = set()
         self.steps = self.skipped = 0
-        self.away = False
+        self.away = ""  # what of the device memory was given up: nothing, "gradients" or "weights" and gradients
         self.sender: Sender | None = None
 
     def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
@@ -143,12 +145,11 @@ class MegatronWorker:
         return first and parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
 
     def sampling(self) -> Sampling:
-        """What the run's rollouts are drawn from: placeholders of images are never sampled."""
-        holders, rollout = self.holders, self.run.rollout
+        """What the run's rollouts are drawn from."""
         return Sampling(
             vocab_size=self.run.model.vocab_size,
-            temperature=rollout.temperature,
-            forbidden=(holders.image, holders.video) if holders else (),
+            temperature=self.run.rollout.temperature,
+            forbidden=self.forbidden,
             group=parallel_state.get_tensor_model_parallel_group(),
         )
 
@@ -280,9 +281,9 @@ class MegatronWorker:
         found = [line for part in parts for line in self._problems(part)]
         agree_on_rows([*found, *more], len(parts), layout.pp if layout.vpp > 1 else 1)
 
-    def _at_home(self) -> None:
-        if self.away:
-            raise HptError("its weights are moved out", mend="call onload() first")
+    def _at_home(self, but_for: str = "") -> None:
+        if self.away and self.away != but_for:
+            raise HptError(f"its {self.away} are moved out", mend="call onload() first")
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint that this stage holds, whole, by its name; all ranks of a stage go along."""
@@ -307,7 +308,7 @@ class MegatronWorker:
 
     def send(self, which: str) -> Counter[int]:
         """Sends what a plan of the session asks of this process; answers bytes by rank of the engines."""
-        self._at_home()
+        self._at_home(but_for="gradients")
         self._arrived()
         if self.sender is None:
             raise HptError("no session with an engine is open", mend="call meet() first")
@@ -359,18 +360,18 @@ class MegatronWorker:
         """What a checkpoint of this worker is of."""
         return About(self.head, self.run.model.vocab_size, tuple(self.frozen))
 
-    def offload(self) -> None:
-        """Moves weights, gradients and moments out of device memory."""
+    def offload(self, weights: bool = True) -> None:
+        """Moves gradients and moments out of device memory; weights too, unless a publish still needs them."""
         if not self.away:
             self._arrived()
-            move_out(self.models, self.optimizer)
-        self.away = True
+        move_out(self.models, self.optimizer, weights)
+        self.away = "weights" if weights else self.away or "gradients"
 
     def onload(self) -> None:
         """Takes back what `offload` moved out."""
         if self.away:
             take_back(self.models, None if self.run.trainer.optimizer_offload else self.optimizer)
-        self.away = False
+        self.away = ""
 
     def stop(self) -> None:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""

@@ -7,111 +7,170 @@
         engine.take(ALL)                       while the trainer sends
     engine.generate([prompt], sampling)        with the version that made each token
 
-vLLM's own loop runs in a thread of this process, its engine in processes of their own; the methods here wait, so that
-whoever drives needs no event loop.
+vLLM's own loop runs in a thread of this process, its engine in processes of their own. `submit` answers a future, every
+other method waits, so whoever drives needs no event loop. All requests that run share one continuous batch.
+
+`rollout.deterministic` makes a turn's batches the same every time: `generate` holds the engine, hands over every
+request in order, and lets go. How requests meet in a batch changes the last bits of their numbers otherwise.
 
 Invariants
     1. An engine whose last update did not come to its end refuses to generate, in one line, until a complete one has.
     2. The version of a token is what the engine says it was when the token was sampled.
     3. vLLM listens nowhere: it is used as a library.
+    4. Asleep it generates nothing, and takes weights only with its weights awake. On a device that cannot give memory
+       back, sleeping empties the caches and changes nothing else.
 """
 
 import asyncio
 import contextlib
-import os
+import logging
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
 from typing import Any
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.publish import TORCH_NAMES
+from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, Sampled, Sampling
+from hpt_megatron.rollout.vllm_settings import engine_settings, sampling_params, set_environment
 
-ALONE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-"""What a host without a GPU needs; whoever sets them otherwise is obeyed."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids, with one placeholder for each image, and the images."""
-
-    ids: tuple[int, ...]
-    images: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """One response: its tokens, the log-probability of each as it was sampled, and the version of the weights."""
-
-    ids: tuple[int, ...]
-    logp: tuple[float, ...]
-    versions: tuple[str, ...]
-    finish: str
+logger = logging.getLogger(__name__)
 
 
 class VllmEngine:
-    """One engine of `tensor_parallel_size` ranks."""
+    """One engine of `tensor_parallel_size` ranks; `forbidden` ids are never sampled (None: what stands for images)."""
 
-    def __init__(self, run: RunConfig, folder: str, **more: Any) -> None:
+    def __init__(self, run: RunConfig, folder: str, forbidden: Sequence[int] | None = None, **more: Any) -> None:
         self.run, self.folder, self.more = run, folder, more
+        held_back = (run.model.image_token_id, run.model.video_token_id) if forbidden is None else forbidden
+        self.forbidden = tuple(token for token in held_back if token is not None)
         self.whole = True  # False while the weights may be a mixture
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self.awake: set[Asleep] = {"weights", "cache"}
+        self.cache_tokens = 0
         self._numbers = iter(range(1 << 62))
+        self._running: set[str] = set()
+        self._aborts = 0
 
     def start(self) -> None:
         """Loads the model of the folder; its weights count as version `default`."""
-        for name, value in ALONE.items():
-            os.environ.setdefault(name, value)
+        import torch
+
+        self.on_gpu = torch.cuda.is_available()
+        set_environment(self.on_gpu)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._engine = self._wait(self._create())
+        self.cache_tokens = int(self._engine.vllm_config.cache_config.kv_cache_size_tokens or 0)
+        longest = self.run.rollout.max_model_len
+        logger.info(
+            "engine: cache for %d tokens, %.1f rows of the longest (%d)",
+            self.cache_tokens,
+            self.cache_tokens / longest,
+            longest,
+        )
 
     async def _create(self) -> Any:
-        import torch
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        rollout = self.run.rollout
-        settings: dict[str, Any] = {
-            "model": self.folder,
-            "dtype": TORCH_NAMES[self.run.trainer.dtype],
-            "seed": self.run.trainer.seed,
-            "tensor_parallel_size": rollout.tensor_parallel_size,
-            "mm_encoder_tp_mode": rollout.mm_encoder_tp_mode,
-            "max_model_len": rollout.max_model_len,
-            "gpu_memory_utilization": rollout.gpu_memory_utilization,
-            "enforce_eager": not torch.cuda.is_available(),
-            "logprobs_mode": "processed_logprobs",  # under the temperature and the mask that sampled
-            "weight_transfer_config": {"backend": "hpt"},
-            "worker_extension_cls": "hpt_megatron.rollout.vllm_worker.Extension",
-            "disable_log_stats": True,
-            "trust_remote_code": False,
-        }
+        settings = engine_settings(self.run, self.folder, self.forbidden, self.on_gpu)
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**(settings | self.more)))
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Any) -> list[list[Sampled]]:
-        """`sampling.n` responses to each prompt."""
+    def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
+        """`sampling.n` responses, in order. One engine has no use for the key."""
+        self._ready()
+        return asyncio.run_coroutine_threadsafe(self._one(prompt, sampling, self._aborts), self._loop)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
+        """`sampling.n` responses to each prompt, waited for."""
+        self._ready()
+        return list(self._wait(self._all(prompts, sampling)))
+
+    def _ready(self) -> None:
         if not self.whole:
             what = "its weights are a mixture: the last update did not come to its end"
             raise HptError(what, where="engine", mend="publish everything before it generates")
-        return self._wait(self._all(prompts, sampling))
+        if len(self.awake) < 2:
+            raise HptError("it sleeps", where="engine", mend="wake its weights and its cache before it generates")
 
-    async def _all(self, prompts: Sequence[Prompt], sampling: Any) -> list[list[Sampled]]:
-        return list(await asyncio.gather(*(self._one(prompt, sampling) for prompt in prompts)))
+    async def _all(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
+        if not self.run.rollout.deterministic:
+            return await asyncio.gather(*(self._one(prompt, sampling, self._aborts) for prompt in prompts))
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        try:
+            asked = [await self._ask(prompt, sampling, self._aborts) for prompt in prompts]
+        finally:
+            await self._engine.resume_generation()
+        return [await self._answer(*each) for each in asked]
 
-    async def _one(self, prompt: Prompt, sampling: Any) -> list[Sampled]:
-        from vllm.sampling_params import RequestOutputKind
+    async def _one(self, prompt: Prompt, sampling: Sampling, aborts: int) -> list[Sampled]:
+        return await self._answer(*await self._ask(prompt, sampling, aborts))
 
-        asked = sampling.clone()
-        asked.output_kind = RequestOutputKind.FINAL_ONLY
+    async def _ask(self, prompt: Prompt, sampling: Sampling, aborts: int) -> tuple[str, Any]:
+        from vllm.exceptions import VLLMClientError
+
         request: dict[str, Any] = {"prompt_token_ids": list(prompt.ids)}
         if prompt.images:
             request["multi_modal_data"] = {"image": list(prompt.images)}
-        outputs: list[Any] = []
-        async for said in self._engine.generate(request, asked, str(next(self._numbers))):
-            outputs = said.outputs
-        return [_sampled(output) for output in sorted(outputs, key=lambda output: output.index)]
+        name = str(next(self._numbers))
+        try:
+            queue = await self._engine.add_request(name, request, sampling_params(sampling))
+        except (VLLMClientError, ValueError) as error:  # what vLLM refuses to begin
+            raise HptError(f"refuses a request: {error}", where="engine") from error
+        except Exception as error:
+            raise self._died(error) from error
+        self._running.add(name)
+        if self._aborts != aborts:  # it was on its way when all were aborted
+            await self._engine.abort(name)
+        return name, queue
+
+    async def _answer(self, name: str, queue: Any) -> list[Sampled]:
+        try:
+            said = await queue.get()
+            while not said.finished:
+                said = await queue.get()
+        except asyncio.CancelledError:
+            await self._engine.abort(name)
+            raise
+        except Exception as error:
+            raise self._died(error) from error
+        finally:
+            self._running.discard(name)
+            queue.close()
+        return [_sampled(output) for output in sorted(said.outputs, key=lambda output: output.index)]
+
+    def _died(self, error: Exception) -> Exception:
+        if not self._engine.errored:
+            return error
+        return EngineDiedError("its processes are gone", where="engine", mend="start another; nothing it held is kept")
+
+    def abort(self) -> None:
+        """Ends what is being generated; each response is answered as far as it came."""
+        self._aborts += 1
+        self._wait(self._engine.abort(list(self._running)))
+
+    def healthy(self) -> bool:
+        """Whether it was started and its processes are there."""
+        return hasattr(self, "_engine") and not self._engine.errored
+
+    def sleep(self) -> None:
+        """Waits for what runs, empties the caches, and gives the device's memory back where the device can."""
+        if self.on_gpu:
+            self._wait(self._engine.sleep(level=1, mode="wait"))
+        else:
+            self._wait(self._engine.pause_generation(mode="wait", clear_cache=True))
+        self.awake = set()
+
+    def wake(self, what: Asleep) -> None:
+        """Takes memory again: `weights` first, then `cache`."""
+        if what == "cache" and "weights" not in self.awake:
+            raise HptError("its weights sleep", where="engine", mend="wake the weights before the cache")
+        if self.on_gpu:
+            self._wait(self._engine.wake_up(["weights" if what == "weights" else "kv_cache"]))
+        elif what == "cache":
+            self._wait(self._engine.resume_generation())
+        self.awake.add(what)
 
     @property
     def version(self) -> str:
@@ -130,13 +189,16 @@ class VllmEngine:
 
         Requests that run are finished first. If something fails the engine stays paused and refuses to generate.
         """
+        if "weights" not in self.awake:
+            raise HptError("its weights sleep", where="engine", mend="wake them before a publish")
         self._wait(self._engine.pause_generation(mode="wait", clear_cache=True))
         self.whole = False
         self._wait(self._engine.start_weight_update())
         yield
         self._wait(self._engine.finish_weight_update(weight_version=version))
         self.whole = True
-        self._wait(self._engine.resume_generation())
+        if "cache" in self.awake:
+            self._wait(self._engine.resume_generation())
 
     def take(self, which: str) -> None:
         """Takes what the trainer sends of a plan, to its end."""
@@ -150,11 +212,19 @@ class VllmEngine:
 
     def stop(self) -> None:
         """Ends the engine's processes and the thread."""
-        if self._thread.is_alive():
+        if hasattr(self, "_thread") and self._thread.is_alive():
             if hasattr(self, "_engine"):
                 self._wait(self._ended())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+    def restart(self) -> None:
+        """The folder's weights again, in new processes: it wants a publish before its first request."""
+        self.stop()
+        self._running.clear()
+        self.awake = {"weights", "cache"}
+        self.start()
+        self.whole = False
 
     async def _ended(self) -> None:
         self._engine.shutdown()

@@ -26,7 +26,7 @@ CHECKPOINT = {
 WAITING = {
     "data": "train_files val_files",
     "reward": "reward_impl_version",
-    "rollout": "agent max_turns n_val name search_url top_k top_p val_temperature val_top_p",
+    "rollout": "agent max_turns name search_url",
     "trainer": "critic_warmup save_freq test_freq total_epochs",
 }
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}

@@ -1,4 +1,4 @@
-"""One engine for all tests of this folder, in this process, so that it ends with it."""
+"""The engines that the tests of this folder share."""
 
 import pytest
 
@@ -29,8 +29,36 @@ def picture():
 
 
 @pytest.fixture(scope="package")
+def forbidden(folder):
+    """Half of the bytes, so that without the mask any response would hold some; and what stands for images."""
+    from hpt_megatron.config.load import load_run
+
+    model = load_run([f"model.path={folder}"]).model
+    return (*range(128), model.image_token_id, model.video_token_id)
+
+
+@pytest.fixture(scope="package")
+def shared_engine(folder, forbidden):
+    """The engine as a run has it, in processes of its own; test_engine_role.py ends with killing it."""
+    from hpt_megatron.config.load import load_run
+    from hpt_megatron.rollout.vllm_engine import VllmEngine
+
+    run = load_run(
+        [
+            *(f"model.path={folder}", "layout=tp2", "rollout.max_num_seqs=8", "rollout.max_images=2"),
+            *("rollout.max_model_len=1024", "data.max_response_length=512", "data.max_prompt_length=512"),
+            *("data.max_prefix_len=512", "rollout.temperature=0.7"),
+        ]
+    )
+    engine = VllmEngine(run, folder, forbidden)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="package")
 def engine(folder):
-    """vLLM on the tiny model."""
+    """vLLM on the tiny model, in this process, so that it ends with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -15,15 +15,17 @@ from trainers import FailedError, Trainers
 from hpt_megatron.config.load import load_run
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import HptError
+from hpt_megatron.rollout.engine import Prompt, Sampling
 from hpt_megatron.rollout.publish import meeting, publish, together, verify
-from hpt_megatron.rollout.vllm_engine import Prompt, VllmEngine
+from hpt_megatron.rollout.vllm_engine import VllmEngine
 from hpt_megatron.rollout.weight_sync import Transport, WeightSync
 from hpt_megatron.weights.plan.cost import cost
 from hpt_megatron.weights.plan.publish import ALL, TRAINED, plans_of_run
 
 pytestmark = pytest.mark.slow
 NEW_TOKENS = 8
-ENGINE = {"max_num_seqs": 4, "limit_mm_per_prompt": {"image": 1, "video": 0}}
+ENGINE = ("rollout.max_num_seqs=4", "rollout.max_images=1")
+GREEDY = Sampling(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 FROZEN = "trainer.freeze=[visual.*,model.layers.0.*]"
 
 
@@ -36,7 +38,7 @@ def base(tmp_path_factory):
 def runs(base):
     """A run per size of the engine; all have one trainer."""
     trained = str(write_tiny(base / "trained", seed=1))
-    given = [f"model.path={trained}", "layout.tp=2", "layout.pp=2", "trainer.n_gpus_per_node=4", FROZEN]
+    given = [f"model.path={trained}", "layout.tp=2", "layout.pp=2", "trainer.n_gpus_per_node=4", FROZEN, *ENGINE]
     return {
         "tp 1": load_run(given),
         "tp 2": load_run([*given, "rollout.tensor_parallel_size=2"]),
@@ -54,7 +56,7 @@ def trainers(runs, base):
 @pytest.fixture(scope="module")
 def served(runs, folder):
     """The engine of tp 1, which most of the tests talk to."""
-    engine = VllmEngine(runs["tp 1"], folder, **ENGINE)
+    engine = VllmEngine(runs["tp 1"], folder)
     engine.start()
     yield engine
     engine.stop()
@@ -85,14 +87,6 @@ def check(trainers, engine, run):
     return trained
 
 
-def greedy(run):
-    from vllm import SamplingParams
-
-    held_back = {run.model.image_token_id, run.model.video_token_id}
-    allowed = [token for token in range(run.model.vocab_size) if token not in held_back]
-    return SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, logprobs=0, allowed_token_ids=allowed)
-
-
 def same_tokens(trainers, engine, run, processor, picture):
     """The engine's greedy tokens, of text and of an image, are the trainer's most likely ones."""
     import torch
@@ -107,7 +101,7 @@ def same_tokens(trainers, engine, run, processor, picture):
         "image": processor(text=[asked["image"]], images=[picture])["input_ids"][0],
     }
     prompts = [Prompt(short["text"]), Prompt(short["image"], (picture,))]
-    answers = [each[0] for each in engine.generate(prompts, greedy(run))]
+    answers = [each[0] for each in engine.generate(prompts, GREEDY)]
     assert len({answer.ids for answer in answers}) == 2
     rows = [[*long[kind], *answer.ids] for kind, answer in zip(("text", "image"), answers, strict=True)]
     seen = processor.image_processor(images=[picture], return_tensors="pt")
@@ -129,7 +123,7 @@ def same_tokens(trainers, engine, run, processor, picture):
 
 def test_the_engine_says_what_the_trainer_would_and_which_version_said_it(trainers, served, runs, processor, picture):
     run = runs["tp 1"]
-    before = served.generate([Prompt((5, 6, 7))], greedy(run))[0][0]
+    before = served.generate([Prompt((5, 6, 7))], GREEDY)[0][0]
     assert set(before.versions) == {"default"}
     session = meet(trainers, served, run)
     plans = plans_of_run(run, 1)
@@ -145,7 +139,7 @@ def test_the_engine_says_what_the_trainer_would_and_which_version_said_it(traine
     assert sum(cost(plans[TRAINED]).links.values()) < 0.9 * sum(cost(plans[ALL]).links.values())
     taken = Counter({source: size for (source, _), size in (cost(plans[ALL]).links + links).items()})
     assert served.ask("hpt_counted") == [taken], "the engine counts the bytes of the plan too"
-    assert served.generate([Prompt((5, 6, 7))], greedy(run))[0][0].logp != before.logp
+    assert served.generate([Prompt((5, 6, 7))], GREEDY)[0][0].logp != before.logp
     session.close()
 
 
@@ -179,14 +173,14 @@ def test_cut_off_at_any_tensor_it_refuses_until_everything_has_come(trainers, se
                 publish([served], lambda _, asked=asked: trainers.each(asked), ALL, "mixture")
             session.close()
             with pytest.raises(HptError, match="its weights are a mixture"):
-                served.generate([Prompt((5, 6, 7))], greedy(run))
+                served.generate([Prompt((5, 6, 7))], GREEDY)
             session = meet(trainers, served, run)
             give(trainers, served, TRAINED, f"{rank}.{row}")  # everything comes, whatever was asked
             check(trainers, served, run)
             session.close()
             row += 1
     assert all(len(each) > 10 for each in rows)
-    assert set(served.generate([Prompt((5, 6, 7))], greedy(run))[0][0].versions) == {f"3.{len(rows[3]) - 1}"}
+    assert set(served.generate([Prompt((5, 6, 7))], GREEDY)[0][0].versions) == {f"3.{len(rows[3]) - 1}"}
 
 
 class AsOne:
@@ -214,7 +208,7 @@ def test_a_replica_that_comes_late_has_the_current_version_before_its_first_requ
 ):
     """Two engines of one session then take the same bytes; one that was interrupted gets everything again."""
     run = replace(runs["tp 1"], rollout=replace(runs["tp 1"].rollout, verify_every=1))
-    late = VllmEngine(run, folder, **ENGINE)
+    late = VllmEngine(run, folder)
     sync = WeightSync(run, AsOne(trainers, run), [served], Transport(timeout_s=60))
     with pytest.raises(HptError, match="nothing has been published yet"):
         sync.join(late)
@@ -247,7 +241,7 @@ def test_two_ranks_take_their_own_slices_over_the_network(name, trainers, runs, 
     """What the loaders of either rank do was held against the plan when it met the trainer."""
     run = runs[name]
     trainers.call("change", 77)
-    engine = VllmEngine(run, folder, **ENGINE)
+    engine = VllmEngine(run, folder)
     sync = WeightSync(run, AsOne(trainers, run), [engine], Transport("sent", timeout_s=120))
     try:
         engine.start()

@@ -110,6 +110,15 @@ def check_engine_memory(run: RunConfig) -> Iterator[Problem]:
         yield Problem("rollout.gpu_memory_utilization", share, "is the engine's share of a device", "above 0, below 1")
 
 
+def check_engine_batch(run: RunConfig) -> Iterator[Problem]:
+    """Images of a row, and the memory to keep them processed, are not negative."""
+    rollout = run.rollout
+    if rollout.max_images < 0:
+        yield Problem("rollout.max_images", rollout.max_images, "is a number of images", "0 (none) or more")
+    if rollout.mm_processor_cache_gb < 0:
+        yield Problem("rollout.mm_processor_cache_gb", rollout.mm_processor_cache_gb, "is memory", "0 (none) or more")
+
+
 def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:
     """A tensor that fits into no bucket travels alone; publishes are counted from 1."""
     rollout = run.rollout

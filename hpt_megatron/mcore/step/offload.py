@@ -1,6 +1,7 @@
 """Moves what training holds out of device memory and back.
 
-    move_out, take_back           everything, so that an engine can use the device in between
+    move_out, take_back           everything, so that an engine can use the device in between; gradients and moments
+                                  can go first, while weights are still sent
     moments_out, moments_back     the optimizer's own tensors alone: with `trainer.optimizer_offload` they are on the
                                   device for the step and for checkpoints, and in host memory while forward and backward
                                   need room
@@ -91,15 +92,15 @@ def at_hand(optimizer: Any, otherwise_out: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def move_out(models: Sequence[Any], optimizer: Any) -> None:
-    """Weights, gradients and the optimizer's tensors to host memory."""
+def move_out(models: Sequence[Any], optimizer: Any, weights: bool = True) -> None:
+    """Gradients and the optimizer's tensors out of device memory, and the weights with them."""
     for buffer in _buffers(models):
-        if buffer.param_data is not None and buffer.param_data_cpu is None:
+        if weights and buffer.param_data is not None and buffer.param_data_cpu is None:
             # megatron-core would take `.cpu()`, which is the buffer itself where it is in host memory already.
             buffer.param_data_cpu = torch.empty_like(
                 buffer.param_data, device="cpu", pin_memory=buffer.param_data.is_cuda
             )
-        buffer.offload_to_cpu()
+        buffer.offload_to_cpu(move_params=weights)
     moments_out(optimizer)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Prompts with their targets and images: read, checked, prepared, and taken in an order that can be resumed."""

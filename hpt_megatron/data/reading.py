@@ -1,0 +1,99 @@
+"""Records from files: all rows, and all that is wrong with them at once.
+
+Invariants
+    1. The order is that of the files and of their rows.
+    2. Every `index` is there once: what repeats one gets `#2`, `#3` after it, in order, so two rows never share a group
+       of rollouts, and a resumed run gives the same names.
+    3. A row that cannot be used is a problem with its place; the others are read.
+
+Example:
+    >>> read(["train.parquet"]).problems  # doctest: +SKIP
+    []
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hpt_megatron.data.files import attempts
+from hpt_megatron.data.record import Record
+from hpt_megatron.data.rows import record_of
+from hpt_megatron.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a row or a file."""
+
+    where: str
+    what: str
+    kind: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read; `places` has the place of each record."""
+
+    records: list[Record]
+    places: list[str]
+    problems: list[Problem]
+
+    def sound(self) -> list[Record]:
+        """The records, if every row could be used; else one line that says how many could not and shows the first."""
+        errors = [problem for problem in self.problems if problem.kind == "error"]
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            mend = "`hpt data inspect FILE` lists all"
+            raise UserError(f"{errors[0].what}{more}", where=errors[0].where, mend=mend)
+        if not self.records:
+            raise UserError("no row was found", where="data.train_files")
+        return self.records
+
+
+def read(files: Iterable[str | Path], image_root: str | None = None, most: int | None = None) -> Reading:
+    """Every record of some files; `most`: no more than so many."""
+    found: list[Record] = []
+    places: list[str] = []
+    problems: list[Problem] = []
+    for file in files:
+        left = None if most is None else most - len(found)
+        try:
+            for where, row in attempts(file, left):
+                try:
+                    if isinstance(row, UserError):
+                        raise row
+                    found.append(record_of(row, where, image_root or Path(file).parent))
+                    places.append(where)
+                except UserError as error:
+                    problems.append(problem_of(error, where))
+        except UserError as error:  # of the file itself
+            problems.append(problem_of(error, str(file)))
+    told, twice = distinct(found)
+    problems += [Problem(places[i], f"index {found[i].index!r} is there already", "warning") for i in twice]
+    return Reading(told, places, problems)
+
+
+def problem_of(error: UserError, where: str) -> Problem:
+    """An error as a problem; `where` stands in for a place that it does not name."""
+    return Problem(error.where or where, error.what + (f"; {error.mend}" if error.mend else ""))
+
+
+def distinct(records: Sequence[Record]) -> tuple[list[Record], list[int]]:
+    """The records with every index once, and the numbers of those that got another."""
+    seen: Counter[str] = Counter()
+    taken = {record.index for record in records}
+    told, twice = [], []
+    for number, record in enumerate(records):
+        seen[record.index] += 1
+        if seen[record.index] > 1:
+            name = f"{record.index}#{seen[record.index]}"
+            while name in taken:
+                seen[record.index] += 1
+                name = f"{record.index}#{seen[record.index]}"
+            taken.add(name)
+            twice.append(number)
+            record = replace(record, index=name)
+        told.append(record)
+    return told, twice
