@@ -13,6 +13,7 @@ from hpt_megatron import __version__
 from hpt_megatron.errors import HptError, UserError
 
 VERBS = {
+    "data": "inspect and import data files, make embedded tasks and corpora",
     "convert": "bring a checkpoint from the hub's format to the trainer's and back; compare and inspect both",
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",

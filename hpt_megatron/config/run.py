@@ -34,6 +34,20 @@ class DataConfig:
     max_prompt_length: Count
     max_response_length: Count
     max_prefix_len: Count
+    drop_system: bool
+    suffix_prompt: str
+    response_prefix: str
+    image_root: str | None
+    image_limit: Count
+    image_min_pixels: Count | None
+    image_max_pixels: Count | None
+    image_threads: Count
+    image_cache_mb: int
+    augment: tuple[str, ...]
+    sampler: Literal["shuffled", "staged", "by_success", "hard"]
+    difficulty: str | None
+    stages: Count
+    promote_at: float
 
 
 @dataclass(frozen=True, kw_only=True)

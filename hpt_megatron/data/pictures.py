@@ -206,13 +206,14 @@ def tokens(grid: Grid, rules: PictureRules) -> int:
 def patches(image: Image.Image, rules: PictureRules) -> NDArray[np.float32]:
     """[P, 3 * temporal * patch * patch] of an RGB image of a shown size: four rows in turn make one visual token."""
     _, high, wide = grid(*image.size, rules)
-    pixels = np.asarray(image, dtype=np.uint8)
-    table = _normalised(rules)
-    planes = np.stack([table[c][pixels[..., c]] for c in range(3)])
-    m, p = rules.merge, rules.patch
-    cells = planes.reshape(3, high // m, m, p, wide // m, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
-    still = np.broadcast_to(cells[:, :, :, :, :, None], (*cells.shape[:5], rules.temporal, p, p))
-    return still.reshape(high * wide, 3 * rules.temporal * p * p)
+    m, p, table = rules.merge, rules.patch, _normalised(rules)
+    # Moved while they are bytes, then looked up: a quarter of the memory goes through the caches.
+    pixels = np.asarray(image, dtype=np.uint8).reshape(high // m, m, p, wide // m, m, p, 3)
+    cells = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(high * wide, 3, p * p)
+    found = np.empty((high * wide, 3, rules.temporal, p * p), np.float32)
+    for channel in range(3):
+        found[:, channel] = table[channel][cells[:, channel]][:, None]
+    return found.reshape(high * wide, 3 * rules.temporal * p * p)
 
 
 def _normalised(rules: PictureRules) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ Example:
     (3, 2)
 """
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from hpt_megatron.data.reading import Problem, problem_of
 from hpt_megatron.data.record import Message, Record, Source
 from hpt_megatron.errors import UserError
 
+LOG = logging.getLogger(__name__)
 Size = tuple[int, int]
 
 
@@ -141,6 +143,8 @@ class Prompts:
         if num < 1:
             raise UserError(f"{num} prompts were asked for", where="random_get", mend="ask for 1 or more")
         names = self.names
+        if num > len(names):
+            LOG.warning("random_get: %d prompts were asked for, there are %d", num, len(names))
         return [self.held[name] for name in random.Random(seed).sample(names, min(num, len(names)))]
 
     def remove_data(self, items: Iterable[int | str]) -> int:
@@ -155,6 +159,7 @@ class Prompts:
             if (item in self.held if isinstance(item, str) else 0 <= item < len(names))
         } - self.removed
         self.removed |= gone
+        LOG.info("remove_data: %d prompts removed, %d left", len(gone), len(self))
         return len(gone)
 
     def state(self) -> dict[str, Any]:

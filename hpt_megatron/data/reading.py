@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hpt_megatron.data.files import attempts
+from hpt_megatron.data.files import Row, attempts
 from hpt_megatron.data.record import Record
 from hpt_megatron.data.rows import record_of
 from hpt_megatron.errors import UserError
@@ -58,21 +58,26 @@ def read(files: Iterable[str | Path], image_root: str | None = None, most: int |
     places: list[str] = []
     problems: list[Problem] = []
     for file in files:
-        left = None if most is None else most - len(found)
         try:
-            for where, row in attempts(file, left):
-                try:
-                    if isinstance(row, UserError):
-                        raise row
-                    found.append(record_of(row, where, image_root or Path(file).parent))
+            for where, row in attempts(file, None if most is None else most - len(found)):
+                made = _made(row, where, image_root or Path(file).parent)
+                if isinstance(made, Problem):
+                    problems.append(made)
+                else:
+                    found.append(made)
                     places.append(where)
-                except UserError as error:
-                    problems.append(problem_of(error, where))
         except UserError as error:  # of the file itself
             problems.append(problem_of(error, str(file)))
     told, twice = distinct(found)
     problems += [Problem(places[i], f"index {found[i].index!r} is there already", "warning") for i in twice]
     return Reading(told, places, problems)
+
+
+def _made(row: Row | UserError, where: str, root: str | Path) -> Record | Problem:
+    try:
+        return problem_of(row, where) if isinstance(row, UserError) else record_of(row, where, root)
+    except UserError as error:
+        return problem_of(error, where)
 
 
 def problem_of(error: UserError, where: str) -> Problem:

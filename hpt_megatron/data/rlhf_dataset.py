@@ -47,7 +47,7 @@ class RLHFDatasetWithTarget:
         said = list(prompt.target_ids)
         if len(said) > self.max_prefix_len:
             said = [*said[: self.max_prefix_len], self.chat.marks.im_end]
-        row = row_of(prompt.record)
+        row, extra = row_of(prompt.record), prompt.record.extra
         return {
             "input_ids": [pad] * missing + list(prompt.ids),
             "attention_mask": [0] * missing + [1] * len(prompt.ids),
@@ -56,8 +56,8 @@ class RLHFDatasetWithTarget:
             "id": name,
             "item": item,
             "images": prompt.record.images,
-            "target_lst": prompt.record.extra.get("target_lst"),
-            "target_probs": prompt.record.extra.get("target_probs"),
+            "target_lst": extra.get("target_lst"),
+            "target_probs": extra.get("target_probs", extra.get("target_ds_qwen_7b_probs")),
             **{column: row[column] for column in ("data_source", "reward_model", "ability", "extra_info")},
         }
 

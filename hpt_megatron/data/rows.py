@@ -25,6 +25,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +42,9 @@ KNOWN = (
 
 def record_of(row: Mapping[str, Any], where: str, root: str | Path = "") -> Record:
     """The record of a row; whatever is wrong with it is one line that starts with `where`."""
+    if not any(name in row for name in ("prompt", "messages", "chosen")):
+        what = "lacks the column 'prompt', a text or a list of {role, content}"
+        raise UserError(what, where=where, mend=f"it has {', '.join(map(str, row)) or 'none'}"[:200])
     try:
         record = _record(plain(row), where, str(root))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -67,7 +71,7 @@ def _record(row: dict[str, Any], where: str, root: str) -> Record:
     if rejected:
         extra["rejected"] = [{"role": message.role, "content": message.content} for message in rejected]
     return Record(
-        index=str(index if index is not None else where),
+        index=str(index if index is not None else Path(where).name),
         data_source=str(row.get("data_source") or ""),
         prompt=prompt,
         images=tuple(images),
@@ -99,6 +103,8 @@ def row_of(record: Record) -> dict[str, Any]:
         "ability": record.ability,
         "extra_info": extra,
     }
+    if record.modality != replace(record, modality="").modality:
+        told["modality"] = record.modality
     if record.target_images:
         told["target_images"] = [{"bytes": image.data, "path": image.path} for image in record.target_images]
     return told
@@ -146,12 +152,11 @@ def content_of(value: Any) -> str:
     return "".join(parts)
 
 
-def source_of(cell: Any, where: str, root: str = "") -> Source:
+def source_of(cell: Any, where: str, root: str | Path = "") -> Source:
     """Where an image is, from whatever a cell holds."""
     if isinstance(cell, Mapping):
-        cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
-        if isinstance(cell, str) and len(cell) > 64 and "." not in cell:
-            cell = _base64(cell, where)
+        data = cell.get("bytes")
+        cell = _base64(data, where) if isinstance(data, str) else data if data is not None else cell.get("path")
     if isinstance(cell, str) and cell.startswith("data:image/"):
         cell = _base64(cell.partition("base64,")[2], where)
     if isinstance(cell, bytes):
@@ -165,7 +170,7 @@ def source_of(cell: Any, where: str, root: str = "") -> Source:
     return Source(path=str(path_below(cell, where, root)))
 
 
-def path_below(path: str, where: str, root: str = "") -> Path:
+def path_below(path: str, where: str, root: str | Path = "") -> Path:
     """The full path of a file below the root; `file://` is dropped."""
     text = path.removeprefix("file://")
     if "://" in text:

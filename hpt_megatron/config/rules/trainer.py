@@ -1,8 +1,6 @@
 """Length of the run, optimizer, and when things are saved and tested."""
 
 from collections.abc import Iterator
-from os.path import isfile  # unlike Path.is_file, it never raises
-from pathlib import Path
 
 from hpt_megatron.config.geometry import parameters
 from hpt_megatron.config.problem import Problem
@@ -85,16 +83,3 @@ def check_critic(run: RunConfig) -> Iterator[Problem]:
         yield Problem("trainer.critic_warmup", warmup, "must not be negative", "0")
     if warmup > 0 and estimator != "gae":
         yield Problem("trainer.critic_warmup", warmup, f"{estimator} has no critic", "0, or adv_estimator=gae")
-
-
-def check_data_files(run: RunConfig) -> Iterator[Problem]:
-    """Files that are named exist and are of a kind that can be read."""
-    for group, files in (("data.train_files", run.data.train_files), ("data.val_files", run.data.val_files)):
-        for index, name in enumerate(files):
-            path = f"{group}[{index}]"
-            if Path(name).suffix not in (".parquet", ".jsonl"):
-                yield Problem(path, name, "is neither parquet nor JSON lines", "a .parquet or .jsonl file")
-            elif not isfile(name):
-                yield Problem(
-                    path, name, "no such file", "an existing file; relative paths start at the current folder"
-                )

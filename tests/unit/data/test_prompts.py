@@ -85,13 +85,14 @@ def test_what_does_not_fit_is_left_out_and_counted(chat, rules):
     assert "is not an image" in prompts.problems[1].what
 
 
-def test_rows_are_got_by_chance_and_keep_their_own_golds(chat, rules):
+def test_rows_are_got_by_chance_and_keep_their_own_golds(chat, rules, caplog):
     prompts = Prompts.of([row(str(i), golds=(str(i),)) for i in range(8)], chat, rules, PromptRules(longest=64))
     got = prompts.random_get(5, seed=3)
     assert len({prompt.index for prompt in got}) == 5
     assert all(prompt.record.golds == (prompt.index,) for prompt in got)
     assert [prompt.index for prompt in prompts.random_get(5, seed=3)] == [prompt.index for prompt in got]
     assert len(prompts.random_get(99, seed=0)) == 8
+    assert "99 prompts were asked for, there are 8" in caplog.text
     for number in (0, -1):
         with pytest.raises(UserError, match="ask for 1 or more"):
             prompts.random_get(number, seed=0)

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from hpt_megatron.data.files import plain, rows, write_rows
 from hpt_megatron.data.reading import read
-from hpt_megatron.data.record import IMAGE, Message, Record, Source
-from hpt_megatron.data.rows import canonical, record_of, row_of
+from hpt_megatron.data.record import IMAGE, Message, Record, Source, problems_of
+from hpt_megatron.data.rows import KNOWN, canonical, record_of, row_of
 from hpt_megatron.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -167,7 +169,7 @@ def test_every_broken_row_is_told_with_its_line(tmp_path):
     assert "marks 1 images and 0 are given" in told["b.jsonl:3"]
     assert "unknown role 'x'" in told["b.jsonl:4"]
     assert "schema" in told["b.jsonl:6"]
-    assert "no message" in told["b.jsonl:7"]
+    assert "lacks the column 'prompt', a text or a list of {role, content}; it has a" in told["b.jsonl:7"]
     assert "is not JSON" in told["b.jsonl:8"]
     assert "no such file" in told["no.parquet"]
     assert "is not a data file" in told["x.csv"]
@@ -191,3 +193,33 @@ def test_a_document_with_one_list_is_read_and_no_more_rows_than_asked(tmp_path):
 def test_an_index_that_is_taken_by_its_own_suffix_is_stepped_over(tmp_path):
     write_rows(tmp_path / "a.jsonl", [{"index": name, "prompt": "a"} for name in ("a", "a#2", "a", "a")])
     assert [record.index for record in read([tmp_path / "a.jsonl"]).records] == ["a", "a#2", "a#3", "a#4"]
+
+
+NAMES = st.sampled_from(
+    [*KNOWN, "role", "content", "type", "text", "bytes", "path", "style", "ground_truth", "rejected", "file_name"]
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=4)
+SCRAP = st.recursive(
+    LEAVES | st.just(IMAGE),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def made(row):
+    try:
+        return record_of(row, "here")
+    except UserError as error:
+        return str(error)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(NAMES, SCRAP, max_size=6), st.text(max_size=5))
+def test_whatever_a_row_holds_it_is_a_record_or_one_line(row, text):
+    for one in (row, {**row, "prompt": text}, {**row, "prompt": text, "images": None, "messages": None}):
+        found = made(one)
+        if isinstance(found, str):
+            assert found.startswith("here: ")
+        else:
+            assert problems_of(found) == []
+            assert record_of(row_of(found), "here").prompt == found.prompt

@@ -1,0 +1,80 @@
+"""From the group `data` of a run to its prompts and their order: the one place here that reads the configuration."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hpt_megatron.config.run import DataConfig
+from hpt_megatron.data.chat import Chat
+from hpt_megatron.data.pictures import PictureRules
+from hpt_megatron.data.prompts import PromptRules, Prompts
+from hpt_megatron.data.reading import read
+from hpt_megatron.data.record import Record
+from hpt_megatron.data.samplers import BySuccess, Hard, Sampler, Shuffled, Staged
+from hpt_megatron.errors import UserError
+
+
+def prompt_rules(data: DataConfig) -> PromptRules:
+    """How records of the run become prompts."""
+    return PromptRules(
+        longest=data.max_prompt_length,
+        longest_target=data.max_prefix_len,
+        drop_system=data.drop_system,
+        suffix=data.suffix_prompt,
+        response_prefix=data.response_prefix,
+        min_pixels=data.image_min_pixels,
+        max_pixels=data.image_max_pixels,
+        pixel_limit=data.image_limit,
+    )
+
+
+def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
+    """The prompts that are trained on; enough for a step, or one line says so."""
+    if not data.train_files:
+        raise UserError("no file is given", where="data.train_files", mend="make one with `hpt data make count OUT`")
+    prompts = Prompts.of(read(data.train_files, data.image_root).sound(), chat, rules, prompt_rules(data))
+    if len(prompts) < data.train_batch_size:
+        told = ", ".join(f"{name} {number}" for name, number in prompts.report.items())
+        what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({told})"
+        raise UserError(what, where="data.train_batch_size", mend="`hpt data inspect FILE --model FOLDER` says why")
+    return prompts
+
+
+def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
+    """The prompts that are validated on; none where no file is given."""
+    records: list[Record] = read(data.val_files, data.image_root).sound() if data.val_files else []
+    return Prompts.of(records, chat, rules, prompt_rules(data))
+
+
+def build_sampler(data: DataConfig, seed: int, prompts: Prompts) -> Sampler:
+    """The order that `data.sampler` names."""
+    names = prompts.names
+    if data.sampler == "shuffled":
+        return Shuffled(names, seed)
+    if data.sampler == "hard":
+        return Hard(names, seed)
+    difficulty = difficulties(data.difficulty or "", (prompts[name].record for name in names))
+    if data.sampler == "staged":
+        return Staged(names, seed, difficulty, data.stages)
+    return BySuccess(names, seed, difficulty, data.stages, data.promote_at)
+
+
+def difficulties(key: str, records: Iterable[Record]) -> dict[str, float]:
+    """The number of each record that has one, turned round where the key starts with `-`; higher is harder."""
+    name, sign = (key[1:], -1.0) if key.startswith("-") else (key, 1.0)
+    found = {}
+    for record in records:
+        number = _number(record.extra, name)
+        if number is not None:
+            found[record.index] = sign * number
+    if not found:
+        mend = "name a number of extra_info; `hpt data inspect` lists them"
+        raise UserError(f"no row has a number {name!r}", where="data.difficulty", mend=mend)
+    return found
+
+
+def _number(extra: Mapping[str, Any], name: str) -> float | None:
+    try:
+        number = float(extra.get(name))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if number == number else None  # not a number is no number
