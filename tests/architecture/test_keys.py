@@ -25,7 +25,6 @@ CHECKPOINT = {
 
 WAITING = {
     "data": "train_files val_files",
-    "reward": "reward_impl_version",
     "rollout": "agent max_turns n_val name search_url top_k top_p val_temperature val_top_p",
     "trainer": "critic_warmup save_freq test_freq total_epochs",
 }
