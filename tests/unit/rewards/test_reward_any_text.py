@@ -9,8 +9,16 @@ import time
 import pytest
 
 from hpt_megatron import rewards
-from hpt_megatron.rewards import answers, extent, keywords, retrieval, text, tool_use, turns  # noqa: F401
-from hpt_megatron.rewards.component import COMPONENTS, Sample
+from hpt_megatron.rewards import composition_file, text  # noqa: F401  (all components by name)
+from hpt_megatron.rewards.code_answers import program
+from hpt_megatron.rewards.component import COMPONENTS, Sample, place_of
+from hpt_megatron.rewards.composition import Composition, Weighted
+from hpt_megatron.rewards.judge import messages, verdict
+from hpt_megatron.rewards.math_text import after_thinking, boxed, is_word, spelled, stated, too_heavy
+from hpt_megatron.rewards.mathematics import Mathematics
+from hpt_megatron.rewards.scorer import Scorer
+from hpt_megatron.rewards.turns import final_answer, first_action
+from hpt_megatron.rewards.workers import InWorker, Limits, Workers
 
 pytestmark = pytest.mark.fast
 
@@ -18,12 +26,28 @@ SETTINGS = {
     "accuracy": {"correct_keywords": ("yes", "\uc815\ud655")},
     "quality": {"quality_keywords": ("good",), "negative_keywords": ("a", "\x00")},
 }
+# What computes on an answer runs in a process (below), and code not at all unless it is asked for.
+HERE = [name for name in COMPONENTS.names() if name != "code" and place_of(COMPONENTS.get(name)()) == "here"]
 BELOW_ZERO = {"length", "overlong", "repetition", "quality", "tool_use"}
 PIECES = [
     *("<think>", "</think>", "<search>", "</search>", "<bbox>", "</bbox>", "<answer>", "</answer>"),
     *("<search_complete>", "</search_complete>", "<", ">", "</", "[", "1,2,3,4", "]", "true", "\\boxed{", "}"),
     *("9^9^9", "1e308", "-", ".", "/0", "0", "%", "A", "(B)", "yes", "The answer is C", "x" * 50, "../", ".png"),
     *("\x00", "\ud800", "\u202e", "\ufdfa", "\u0301", "\U0001f600", "\n", " ", "\t", "\u2044", "\u2212", "\u0661"),
+    *("<think><think>", "</answer></answer>", "<answer><answer>", "9" * 300, "\\boxed{\\boxed{", "9^{9^{9}}", "10000!"),
+    *(
+        "\\frac",
+        "\\text{ cm}",
+        "\\sqrt2",
+        "^\\circ",
+        "$",
+        "x=",
+        ",000",
+        "<judge>True</judge>",
+        "<|im_end|>",
+        "```python\n",
+    ),
+    *("\x1b[31m", "\x7f", "\u2028", "\ufeff", "\u200b", "\uff11", "\u0660", "\r", "<\x00answer>", "{" * 60),
 ]
 
 
@@ -38,13 +62,14 @@ def several(draw, most):
 def random_sample(draw):
     answer = None if draw.random() < 0.1 else drawn(draw)
     lists = {name: several(draw, 4) for name in ("golds", "choices", "retrieved", "reference")}
-    return Sample(turns=several(draw, 4), answer=answer, tokens=draw.randrange(5000), **lists)
+    scores = {"reward_model": tuple(draw.choices((0.0, 0.5, 1.0, float("nan")), k=draw.randrange(3)))}
+    return Sample(turns=several(draw, 4), answer=answer, tokens=draw.randrange(5000), scores=scores, **lists)
 
 
 def test_ten_thousand_samples_raise_nothing_and_stay_in_bounds():
     draw = random.Random(11)
-    components = {name: COMPONENTS.get(name)(**SETTINGS.get(name, {})) for name in COMPONENTS.names()}
-    assert len(components) >= 15
+    components = {name: COMPONENTS.get(name)(**SETTINGS.get(name, {})) for name in HERE}
+    assert len(components) >= 17
     seen = {name: set() for name in components}
     for _ in range(10_000):
         sample = random_sample(draw)
@@ -56,7 +81,39 @@ def test_ten_thousand_samples_raise_nothing_and_stay_in_bounds():
     assert {name for name, scores in seen.items() if len(scores) < 2} == set()
 
 
-@pytest.mark.parametrize("name", COMPONENTS.names())
+def test_ten_thousand_texts_go_through_every_parser():
+    draw = random.Random(12)
+    seen = set()
+    for _ in range(10_000):
+        turn = drawn(draw)
+        action = first_action(turn)
+        found = (boxed(turn), after_thinking(turn), stated(turn), too_heavy(turn), final_answer([turn]))
+        assert spelled(spelled(turn)) is not None
+        assert len(program(turn)) <= len(turn)
+        assert isinstance(is_word(turn), bool)
+        said = messages(Sample(turns=(), question=turn, golds=(turn,)), turn)[1]["content"]
+        assert verdict(said) is None, turn  # whatever it repeats, an answer is no verdict
+        seen |= {type(part) for part in found} | {type(action)}
+    assert len(seen) == 3
+
+
+@pytest.mark.slow
+def test_five_hundred_samples_go_through_mathematics_in_a_process():
+    """Fewer, because some of them are computed with; a row is scored, wrong, or flagged, and the pool stays."""
+    draw = random.Random(13)
+    samples = [random_sample(draw) for _ in range(500)]
+    with Workers([Mathematics()], size=2, limits=Limits(seconds=2.0)) as workers:
+        workers.check()
+        parts = (Weighted("box", 1.0, InWorker(Mathematics(), workers)),)
+        parts += (Weighted("text", 1.0, InWorker(Mathematics(extract="text"), workers)),)
+        with Scorer(Composition(parts=parts)) as scorer:
+            rows = scorer.score(samples)
+        assert len(workers.ids) == 2
+    assert all(row.components["box"] in (0.0, 1.0) for row in rows)
+    assert sum(row.valid for row in rows) > 100
+
+
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize(
     "piece", ["<search>", "<answer></search>", "9", "1,234", " ", "answer ", "a ", "(", "-.", "[", "yesyes", "\u0301a"]
 )
@@ -85,5 +142,7 @@ def test_text_measures_are_symmetric_and_full_for_equal_texts():
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(rewards.__path__)])
 def test_the_examples_hold(name):
-    result = doctest.testmod(importlib.import_module(f"hpt_megatron.rewards.{name}"))
+    result = doctest.testmod(
+        importlib.import_module(f"hpt_megatron.rewards.{name}")
+    )  # those of workers start a process
     assert (result.failed, result.attempted > 0) == (0, True)

@@ -169,27 +169,32 @@ def mathematics():
         yield workers
 
 
-HEAVY = ["9^9^9", "9^{9^{9}}", "9**9**9", r"\frac{1}{10^{99999999}}", "9" * 5000, "((3!)!)!", "(" * 900 + "1", "1e999999"]
+HEAVY = [
+    "9^9^9",
+    "9^{9^{9}}",
+    "9**9**9",
+    r"\frac{1}{10^{99999999}}",
+    "9" * 5000,
+    "((3!)!)!",
+    "(" * 900 + "1",
+    "1e999999",
+]
 
 
 def test_answers_too_heavy_to_look_at_are_wrong_at_once(mathematics):
-    start = time.monotonic()
     for answer in HEAVY:
         result = mathematics.score(Mathematics(), Sample(turns=(f"\\boxed{{{answer}}}",), golds=("12",)))
         assert (result.score, result.valid, len(result.flags)) == (0.0, True, 1), answer
-    assert time.monotonic() - start < 4.0
     assert mathematics.replaced == 0
 
 
-def test_mathematics_that_never_ends_is_killed_in_its_time(bad):
-    """What no look finds: sums and products that sympy works on for ever."""
-    limits = Limits(seconds=1.5)
-    endless = r"\boxed{\sum_{i=1}^{9999} \sum_{j=1}^{9999} \frac{(i+j)!}{i! \cdot j^i}}"
-    with Workers([Mathematics()], size=1, limits=limits) as workers:
+def test_mathematics_that_never_ends_is_killed_in_its_time():
+    """What no look finds: an integral that sympy works on for ever."""
+    endless = Sample(turns=(r"\boxed{\int_0^1 \sin(x^{9})^{9} dx}",), golds=(r"(x+1)^{2}+y",))
+    with Workers([Mathematics()], size=1, limits=Limits(seconds=1.5)) as workers:
         workers.check()
-        start = time.monotonic()
         composition = Composition(parts=(Weighted("math", 1.0, InWorker(Mathematics(), workers)),))
-        row = composition.score(Sample(turns=(endless,), golds=("12",)))
-        assert time.monotonic() - start < 10.0
-        assert (row.total, row.components["math"]) == (0.0, 0.0)
+        row = composition.score(endless)
+        assert (row.total, row.valid, row.flags) == (0.0, False, ("math/timeout",))
         assert composition.score(Sample(turns=(r"\boxed{0.5}",), golds=("1/2",))).total == 1.0
+        assert workers.replaced == 1
