@@ -12,18 +12,15 @@ from hpt_megatron import rewards
 from hpt_megatron.rewards import composition_file, text  # noqa: F401  (all components by name)
 from hpt_megatron.rewards.code_answers import program
 from hpt_megatron.rewards.component import COMPONENTS, Sample, place_of
-from hpt_megatron.rewards.composition import Composition, Weighted
 from hpt_megatron.rewards.judge import messages, verdict
 from hpt_megatron.rewards.math_text import after_thinking, boxed, is_word, spelled, stated, too_heavy
-from hpt_megatron.rewards.mathematics import Mathematics
-from hpt_megatron.rewards.scorer import Scorer
 from hpt_megatron.rewards.turns import final_answer, first_action
-from hpt_megatron.rewards.workers import InWorker, Limits, Workers
 
 pytestmark = pytest.mark.fast
 
 SETTINGS = {
     "accuracy": {"correct_keywords": ("yes", "\uc815\ud655")},
+    "repetition": {"n": 2},
     "quality": {"quality_keywords": ("good",), "negative_keywords": ("a", "\x00")},
 }
 # What computes on an answer runs in a process (below), and code not at all unless it is asked for.
@@ -34,6 +31,9 @@ PIECES = [
     *("<search_complete>", "</search_complete>", "<", ">", "</", "[", "1,2,3,4", "]", "true", "\\boxed{", "}"),
     *("9^9^9", "1e308", "-", ".", "/0", "0", "%", "A", "(B)", "yes", "The answer is C", "x" * 50, "../", ".png"),
     *("\x00", "\ud800", "\u202e", "\ufdfa", "\u0301", "\U0001f600", "\n", " ", "\t", "\u2044", "\u2212", "\u0661"),
+]
+# Rarer, so that what is well formed still comes up.
+HOSTILE = [
     *("<think><think>", "</answer></answer>", "<answer><answer>", "9" * 300, "\\boxed{\\boxed{", "9^{9^{9}}", "10000!"),
     *(
         "\\frac",
@@ -52,7 +52,7 @@ PIECES = [
 
 
 def drawn(draw):
-    return "".join(draw.choices(PIECES, k=draw.randrange(12)))
+    return "".join(draw.choices(PIECES if draw.random() < 0.9 else HOSTILE)[0] for _ in range(draw.randrange(12)))
 
 
 def several(draw, most):
@@ -95,22 +95,6 @@ def test_ten_thousand_texts_go_through_every_parser():
         assert verdict(said) is None, turn  # whatever it repeats, an answer is no verdict
         seen |= {type(part) for part in found} | {type(action)}
     assert len(seen) == 3
-
-
-@pytest.mark.slow
-def test_five_hundred_samples_go_through_mathematics_in_a_process():
-    """Fewer, because some of them are computed with; a row is scored, wrong, or flagged, and the pool stays."""
-    draw = random.Random(13)
-    samples = [random_sample(draw) for _ in range(500)]
-    with Workers([Mathematics()], size=2, limits=Limits(seconds=2.0)) as workers:
-        workers.check()
-        parts = (Weighted("box", 1.0, InWorker(Mathematics(), workers)),)
-        parts += (Weighted("text", 1.0, InWorker(Mathematics(extract="text"), workers)),)
-        with Scorer(Composition(parts=parts)) as scorer:
-            rows = scorer.score(samples)
-        assert len(workers.ids) == 2
-    assert all(row.components["box"] in (0.0, 1.0) for row in rows)
-    assert sum(row.valid for row in rows) > 100
 
 
 @pytest.mark.parametrize("name", HERE)

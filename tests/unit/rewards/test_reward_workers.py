@@ -4,6 +4,7 @@ The components that misbehave are modules on the path, as another package's woul
 """
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -198,3 +199,37 @@ def test_mathematics_that_never_ends_is_killed_in_its_time():
         assert (row.total, row.valid, row.flags) == (0.0, False, ("math/timeout",))
         assert composition.score(Sample(turns=(r"\boxed{0.5}",), golds=("1/2",))).total == 1.0
         assert workers.replaced == 1
+
+
+PIECES = [
+    r"\boxed{",
+    "}",
+    r"\frac{1}{2}",
+    "1",
+    "0.5",
+    "9^",
+    "9" * 300,
+    "!",
+    "x",
+    "=",
+    r"\text{",
+    "{",
+    "\x00",
+    "\ud800",
+    "</think>",
+]
+
+
+def test_two_hundred_hostile_answers_are_right_wrong_or_flagged_and_the_pool_stays():
+    draw = random.Random(13)
+    answers = ["".join(draw.choices(PIECES, k=draw.randrange(1, 9))) for _ in range(200)]
+    samples = [Sample(turns=(f"\\boxed{{{answer}}}",), golds=(draw.choice(answers), "1/2")) for answer in answers]
+    with Workers([Mathematics()], size=2, limits=Limits(seconds=3.0)) as workers:
+        parts = (Weighted("box", 1.0, InWorker(Mathematics(), workers)),)
+        parts += (Weighted("text", 1.0, InWorker(Mathematics(extract="text"), workers)),)
+        with Scorer(Composition(parts=parts)) as scorer:
+            rows = scorer.score(samples)
+        assert len(workers.ids) == 2
+    assert {row.components["box"] for row in rows} == {0.0, 1.0}
+    assert sum(row.valid for row in rows) > 150
+    assert len({row.flags for row in rows}) > 3
