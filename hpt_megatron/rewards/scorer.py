@@ -112,6 +112,13 @@ class Scorer:
         """A group, waited for."""
         return self.submit(samples).result()
 
+    def metrics(self, scored: Sequence[Scored]) -> dict[str, float]:
+        """`reward_metrics`, with what the workers and the judge have done since the start."""
+        metrics = reward_metrics(scored) | {"reward/threads_left_behind": float(self.left_behind)}
+        if self.workers is not None:
+            metrics["reward/workers_replaced"] = float(self.workers.replaced)
+        return metrics | (self.judge.metrics() if self.judge is not None else {})
+
     def close(self) -> None:
         """Ends threads, workers and the judge; what was not begun is answered as lost."""
         with self._door:

@@ -1,6 +1,7 @@
 """Every `reward_impl_version` on answers that tell it from the others; numbers of other packages; presets and files."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,20 +92,6 @@ def test_an_unknown_number_lists_the_known_ones():
         composition_of(of(12))
 
 
-PLUGIN = """
-from dataclasses import dataclass
-from hpt_megatron.rewards.component import Result
-from hpt_megatron.rewards.composition_file import read_composition
-
-@dataclass(frozen=True)
-class Vowels:
-    most: int = 10
-    def score(self, sample):
-        return Result(min(sum(c in "aeiou" for turn in sample.turns for c in turn), self.most) / self.most)
-
-def mine(reward):
-    return read_composition({"components": [{"name": "vowels", "settings": {"most": 4}}]})
-"""
 USE = """
 from hpt_megatron.config.load import load
 from hpt_megatron.rewards.build import build_scorer
@@ -120,8 +107,10 @@ print([p.right for p in load(["reward.reward_impl_version=101"]).problems if "re
 
 @pytest.mark.slow
 def test_number_100_of_another_package_scores_in_a_process_without_a_change_here(tmp_path):
-    """A real installed distribution: a module and its metadata on the path of a fresh process."""
-    (tmp_path / "vowel_reward.py").write_text(PLUGIN)
+    """The page's example as a real installed distribution: a module and its metadata on the path of a fresh process."""
+    page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Vowels" in block)
+    (tmp_path / "vowel_reward.py").write_text(example)
     metadata = tmp_path / "vowel_reward-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-reward\nVersion: 1.0\n")

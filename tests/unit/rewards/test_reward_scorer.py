@@ -111,6 +111,7 @@ def test_what_is_logged_counts_failures_apart_from_rows_without_a_gold():
         "reward/gate/format": 2.0,
     }
     assert "reward/mean" not in reward_metrics([RETRIEVAL.score(nameless)])
+    assert scorer.metrics([]) == {"reward/errors": 0.0, "reward/invalid": 0.0, "reward/threads_left_behind": 0.0}
 
 
 def test_scores_of_turns_are_weighted_and_stand_on_the_last_sampled_token_of_each_turn():
