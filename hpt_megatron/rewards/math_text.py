@@ -42,7 +42,7 @@ SPELLINGS = (
     (re.compile(r"\\frac\s?(\d)\s?(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s?(\d)"), r"\\sqrt{\1}"),
     (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])"), ""),
-    (re.compile(r"\^\s?(?:\\circ|\{\s?\\circ\s?\})|\\degree|\\circ|\N{DEGREE SIGN}"), ""),
+    (re.compile(r"\^\s?(?:\\circ|\{\s?\\circ\s?\})|\\degree|\N{DEGREE SIGN}"), ""),
     (re.compile(r"\\[ ,;:!]|~|\\q?quad(?![a-zA-Z])|\\\$|\$|\\%|%"), " "),
 )
 # Not inside brackets, where a comma may divide.

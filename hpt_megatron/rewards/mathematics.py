@@ -57,6 +57,16 @@ class Mathematics:
 
     def score(self, sample: Sample) -> Result:
         """The best over the golds."""
+        looked = self._looked(sample)
+        return looked if isinstance(looked, Result) else self._compared(*looked)
+
+    def at_once(self, sample: Sample) -> Result | None:
+        """The result where a look is enough, in no more than linear time; None where something has to be computed."""
+        looked = self._looked(sample)
+        return looked if isinstance(looked, Result) else None
+
+    def _looked(self, sample: Sample) -> "Result | tuple[str, list[str], bool]":
+        """A result, or what is to be compared."""
         golds = [inside if (inside := boxed(gold)) is not None else gold.strip() for gold in sample.golds]
         if not any(golds):
             return Result(self.unformatted, (NO_GOLD,), valid=False)
@@ -73,7 +83,8 @@ class Mathematics:
         symbolic = [gold for gold in golds if not is_word(gold)]
         if self.equal == "string" or not symbolic:
             return Result(self.wrong)
-        return self._compared(answer, symbolic, whole)
+        heavy = too_heavy(answer)
+        return Result(self.wrong, (heavy,)) if heavy else (answer, symbolic, whole)
 
     def _answer(self, text: str, sample: Sample) -> tuple[str | None, bool]:
         """The answer, and whether it is one: running text has its answer somewhere inside."""
@@ -99,9 +110,6 @@ class Mathematics:
             verified,
         )
 
-        heavy = too_heavy(answer)
-        if heavy:
-            return Result(self.wrong, (heavy,))
         readable = [gold for gold in (understood_gold(gold) for gold in golds if not too_heavy(gold)) if gold]
         if not readable:
             return Result(self.wrong, (UNREADABLE,), valid=False)

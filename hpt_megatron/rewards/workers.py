@@ -48,7 +48,7 @@ class Limits:
 
     seconds: float = 5.0  # on the wall, for one sample
     memory_mb: int = 1024
-    jobs: int = 500  # samples before it is replaced by a fresh one
+    jobs: int = 2000  # samples before it is replaced by a fresh one
     start_seconds: float = 60.0  # to import, load and test
 
 
@@ -246,5 +246,7 @@ class InWorker:
     workers: Workers
 
     def score(self, sample: Sample) -> Result:
-        """What the component says there."""
-        return self.workers.score(self.component, sample)
+        """What the component says there; here, where it knows a short way (`at_once`)."""
+        look = getattr(self.component, "at_once", None)
+        found: Result | None = look(sample) if look is not None else None
+        return self.workers.score(self.component, sample) if found is None else found

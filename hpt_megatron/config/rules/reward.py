@@ -30,7 +30,7 @@ def numbered(reward: RewardConfig) -> int | None:
 def check_reward_version(run: RunConfig) -> Iterator[Problem]:
     """Rewards are numbered 0 to 9; numbers of other packages start at 100."""
     version = run.reward.reward_impl_version
-    if version == RETRIEVAL and any(success.component == "accuracy" for success in run.algorithm.success):
+    if numbered(run.reward) == RETRIEVAL and any(success.component == "accuracy" for success in run.algorithm.success):
         right = "reward=rag, or algorithm.success=[{component: score, op: '>', value: 0.1}]"
         yield Problem("algorithm.success", "accuracy", "reward 7 is a score and gives no accuracy", right, "warning")
     if not 0 <= version <= LAST_VERSION and str(version) not in plugged(NUMBERS):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from hpt_megatron.rewards import code_answers
 from hpt_megatron.rewards.code_answers import CodeAnswer, Sandbox, isolation, printed, program
 from hpt_megatron.rewards.component import Sample
 
@@ -77,6 +78,16 @@ def test_its_folder_is_its_own_and_gone_after_it():
 def test_a_fork_bomb_is_bounded_and_leaves_nothing():
     bomb = "import os\nfor _ in range(20):\n    try: os.fork()\n    except OSError: pass\nimport time; time.sleep(30)"
     assert SHORT.run(bomb).ended in ("timeout", "failed")
+    time.sleep(0.2)
+    assert left_over(b"/answer-") == []
+
+
+def test_without_namespaces_the_whole_group_is_still_killed(monkeypatch):
+    monkeypatch.setattr(code_answers, "isolation", lambda: ())
+    children = "import os, time\nfor _ in range(3): os.fork()\nprint('many', flush=True)\ntime.sleep(60)"
+    ran = SHORT.run(children)
+    assert (ran.ended, set(ran.output.split())) == ("timeout", {"many"})
+    assert CodeAnswer().score(Sample(turns=(), answer="print(6 * 7)", golds=("42",))).score == 1.0
     time.sleep(0.2)
     assert left_over(b"/answer-") == []
 

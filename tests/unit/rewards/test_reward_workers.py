@@ -6,9 +6,11 @@ The components that misbehave are modules on the path, as another package's woul
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -163,6 +165,35 @@ def test_a_closed_pool_answers_with_a_failure(bad):
     assert workers.ids == []
 
 
+def test_workers_end_with_a_parent_that_is_killed():
+    program = (
+        "import time\nfrom hpt_megatron.rewards.text import ExactMatch\n"
+        "from hpt_megatron.rewards.workers import Workers\n"
+        "pool = Workers([ExactMatch()], size=2)\npool.check()\nprint(*pool.ids, flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() and "(python" in _state(pid) for pid in pids):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail(f"still there: {pids}")
+
+
+def _state(pid):
+    """What the kernel says of a process; nothing of one that has ended and only waits to be asked for."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return "" if text.rpartition(")")[2].split()[0] == "Z" else text
+
+
 @pytest.fixture(scope="module")
 def mathematics():
     with Workers([Mathematics()], size=2, limits=Limits(seconds=5.0)) as workers:
@@ -224,7 +255,7 @@ def test_two_hundred_hostile_answers_are_right_wrong_or_flagged_and_the_pool_sta
     draw = random.Random(13)
     answers = ["".join(draw.choices(PIECES, k=draw.randrange(1, 9))) for _ in range(200)]
     samples = [Sample(turns=(f"\\boxed{{{answer}}}",), golds=(draw.choice(answers), "1/2")) for answer in answers]
-    with Workers([Mathematics()], size=2, limits=Limits(seconds=3.0)) as workers:
+    with Workers([Mathematics()], size=2, limits=Limits(seconds=1.0)) as workers:
         parts = (Weighted("box", 1.0, InWorker(Mathematics(), workers)),)
         parts += (Weighted("text", 1.0, InWorker(Mathematics(extract="text"), workers)),)
         with Scorer(Composition(parts=parts)) as scorer:
