@@ -3,6 +3,7 @@
 The components that misbehave are modules on the path, as another package's would be.
 """
 
+import doctest
 import os
 import random
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.rewards import math_equality, workers
+from hpt_megatron.rewards import mathematics as mathematics_module
 from hpt_megatron.rewards.component import ComponentError, Sample
 from hpt_megatron.rewards.composition import Composition, Weighted
 from hpt_megatron.rewards.mathematics import Mathematics
@@ -163,6 +166,12 @@ def test_a_closed_pool_answers_with_a_failure(bad):
     with pytest.raises(ComponentError):
         workers.score(bad.Bad(), said("fine"))
     assert workers.ids == []
+
+
+@pytest.mark.parametrize("module", [workers, mathematics_module, math_equality], ids=lambda module: module.__name__)
+def test_the_examples_of_what_computes_hold(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)
 
 
 def test_workers_end_with_a_parent_that_is_killed():
