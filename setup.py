@@ -31,6 +31,7 @@ ENGINES = [
     "pyarrow>=17",  # parquet, which most public data sets come in
     # Answers compared as mathematics. The extra because omegaconf needs that release of ANTLR's runtime.
     "math-verify[antlr4_9_3]>=0.9,<0.10",
+    "httpx>=0.27",  # asks the judge of the rewards; vLLM brings it as well
     "bm25s>=0.3,<0.4",  # the embedded index of the search service
     "pypdfium2>=5",  # pages of PDFs as images
     "psutil>=5.9",  # megatron-core imports it without declaring it

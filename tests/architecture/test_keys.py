@@ -24,7 +24,6 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "reward": "reward_impl_version",
     "rollout": "agent max_turns name search_url",
     "trainer": "critic_warmup save_freq test_freq total_epochs",
 }

@@ -1,8 +1,8 @@
 """The engine: lengths, sampling, its own layout, and how it takes new weights."""
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from hpt_megatron.config.address import address_problems
 from hpt_megatron.config.geometry import largest_tensor
 from hpt_megatron.config.problem import Problem, divisors
 from hpt_megatron.config.run import RunConfig
@@ -73,12 +73,7 @@ def check_agent(run: RunConfig) -> Iterator[Problem]:
         why = f"the {rollout.agent} agent searches"
         yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
     if rollout.search_url is not None:
-        parts = urlsplit(rollout.search_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield Problem("rollout.search_url", rollout.search_url, "is not a web address", "http://HOST:PORT/search")
-        elif parts.username or parts.password:
-            hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
-            yield Problem("rollout.search_url", hidden, "a run is recorded, so no credentials in it", "without them")
+        yield from address_problems("rollout.search_url", rollout.search_url, "http://HOST:PORT/search")
     if run.reward.reward_impl_version == 7 and rollout.agent == "single_turn":
         why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"
         yield Problem("rollout.agent", rollout.agent, why, "vrag or searcher", "warning")
