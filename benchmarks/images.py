@@ -38,13 +38,14 @@ def main() -> None:
     for threads, cache, rounds in ((1, 0, 1), (2, 0, 1), (1, 2**30, 2)):
         with Preparer(rules, threads, cache, limits=(None, given.max_pixels)) as preparer:
             for _ in range(rounds):
-                started = time.perf_counter()
+                started, used = time.perf_counter(), time.process_time()
                 preparer.patches(sources)
-                seconds = time.perf_counter() - started
+                seconds, used = time.perf_counter() - started, time.process_time() - used
             shown = preparer.image(sources[0]).size
         name = f"{threads} thread{'s' * (threads > 1)}" + (", from the cache" if rounds > 1 else "")
         count = tokens(grid(*shown, rules), rules)
-        print(f"{name:<28} {given.count / seconds:7.0f} images/s   {given.size} shown at {shown}, {count} tokens")
+        each = f"{given.count / seconds:7.0f} images/s, {1000 * used / given.count:6.1f} ms of processor time each"
+        print(f"{name:<28}{each}   {given.size} shown at {shown[0]}x{shown[1]}, {count} tokens")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ class Hard(Shuffled):
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
         self.solved: dict[str, float] = {}
-        self.drawn = 0
+        self.drawn, self.hardness = 0, 0.0
         super().__init__(names, seed)
 
     def order(self) -> list[str]:
@@ -228,8 +228,10 @@ class Hard(Shuffled):
     def take(self, count: int) -> list[str]:
         """A new draw."""
         self.start_epoch(count)
+        found = super().take(count)
         self.drawn += count
-        return super().take(count)
+        self.hardness = sum(map(self.weight, found)) / count
+        return found
 
     def observe(self, success: Mapping[str, float]) -> None:
         """A moving average of each prompt's success."""
@@ -241,17 +243,17 @@ class Hard(Shuffled):
 
     def counts(self) -> dict[str, float]:
         """Also how hard the last draw was, beside all prompts."""
-        last = [self.weight(name) for name in self._order[: self.taken]]
         every = [self.weight(name) for name in self.names if name not in self.removed]
         told = {"data/epoch": self.drawn / max(1, len(every)), "data/removed": float(len(self.removed))}
-        told["data/hardness_drawn"] = sum(last) / len(last) if last else 0.0
+        told["data/hardness_drawn"] = self.hardness  # as it was when it was drawn
         return {**told, "data/hardness_all": sum(every) / len(every) if every else 0.0}
 
     def state(self) -> dict[str, Any]:
         """With what was solved."""
-        return {**super().state(), "drawn": self.drawn, "solved": dict(sorted(self.solved.items()))}
+        drawn = {"drawn": self.drawn, "hardness": self.hardness}
+        return {**super().state(), **drawn, "solved": dict(sorted(self.solved.items()))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What was solved first: the order follows from it."""
-        self.solved, self.drawn = dict(state["solved"]), state["drawn"]
+        self.solved, self.drawn, self.hardness = dict(state["solved"]), state["drawn"], state["hardness"]
         super().restore(state)

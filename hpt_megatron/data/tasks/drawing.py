@@ -7,6 +7,7 @@ Invariants
 
 import io
 import random
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,7 @@ def digits(values: list[int], chance: random.Random, arrow: bool = False) -> Pix
     return noisy(pixels, chance)
 
 
+@cache
 def texture(kind: str, side: int) -> Pixels:
     """A square of stripes that fade out towards its sides; all kinds are of the same grey from afar, edges too."""
     y, x = np.mgrid[0:side, 0:side] // STRIPE

@@ -12,9 +12,6 @@ textures are equal to the last bit: without the right crop an answer is right on
 
 import random
 
-from PIL import Image
-
-from hpt_megatron.data.pictures import decode
 from hpt_megatron.data.record import IMAGE, Message, Record, Source
 from hpt_megatron.data.tasks import drawing
 from hpt_megatron.data.tasks.single import answered, single
@@ -102,21 +99,14 @@ def zoom(chance: random.Random, count: int, part: str) -> list[Record]:
     for number in range(count):
         kinds, marked = [chance.choice(drawing.TEXTURES) for _ in range(4)], chance.randrange(4)
         colour = drawing.COLOURS[chance.choice(["red", "green", "blue", "purple"])]
-        page = drawing.source(drawing.quarters(kinds, marked, colour))
+        page = drawing.quarters(kinds, marked, colour)
+        left, top = 112 * (marked % 2), 112 * (marked // 2)
+        quarter = drawing.source(page[top : top + 112, left : left + 112])
         x, y = SHOWN // 2 * (marked % 2), SHOWN // 2 * (marked // 2)
         box = f"<bbox>[{x},{y},{x + SHOWN // 2},{y + SHOWN // 2}]</bbox>"
         answer = LETTERS[kinds[marked]]
-        row = single(f"{part}-{number}", "zoom", "texture ?", answer, None, [page])
+        row = single(f"{part}-{number}", "zoom", "texture ?", answer, None, [drawing.source(page)])
         said = (Message("assistant", box), Message("user", IMAGE), Message("assistant", answered(answer)))
         fields = {**vars(row), "choices": tuple(drawing.TEXTURES), "extra": {"marked": marked}}
-        rows.append(Record(**{**fields, "target": said, "target_images": (quarter(page, marked),)}))
+        rows.append(Record(**{**fields, "target": said, "target_images": (quarter,)}))
     return rows
-
-
-def quarter(page: Source, number: int) -> Source:
-    """A quarter of a page, at full resolution."""
-    left, top = 112 * (number % 2), 112 * (number // 2)
-    image: Image.Image = decode(page.read()).crop((left, top, left + 112, top + 112))
-    import numpy as np
-
-    return drawing.source(np.asarray(image))

@@ -55,7 +55,7 @@ def test_the_teacher_of_these_is_right_and_speaks_in_actions(task):
 
 
 def test_the_teacher_of_count_is_biased_from_six_on_and_its_sums_are_right():
-    rows = records("count", "train", 3000, 0)
+    rows = records("count", "train", 500, 0)
     wrong = collections.defaultdict(list)
     for row in rows:
         sums = row.target_text.partition("</think>")[0].removeprefix("<think>").split()
@@ -63,7 +63,7 @@ def test_the_teacher_of_count_is_biased_from_six_on_and_its_sums_are_right():
         assert len(sums) == 4
         wrong[int(row.golds[0])].append(first_action(row.target_text).body != row.golds[0])
     assert not any(any(wrong[total]) for total in range(6))
-    assert all(0.5 < np.mean(wrong[total]) < 0.7 for total in range(6, 10))
+    assert 0.55 < np.mean([found for total in range(6, 10) for found in wrong[total]]) < 0.65
     warmup = records("count", "warmup", 100, 0)
     assert {int(row.golds[0]) for row in warmup} == set(range(6))
     assert all(first_action(row.target_text).body == row.golds[0] for row in warmup)
