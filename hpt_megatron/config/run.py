@@ -52,10 +52,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """Shares of the rewards that are mixed; null: the number's own."""
+
+    answer: float | None
+    format: float | None
+    ndcg: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """A language model that judges answers, behind an OpenAI-compatible address."""
+
+    url: str | None
+    model: str
+    token_env: str | None
+    timeout_s: float
+    retries: int
+    votes: Count
+    concurrency: Count
+    fallback: Literal["anls", "exclude"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """What a rollout is worth."""
+    """What a rollout is worth, and who works that out."""
 
     reward_impl_version: int
+    file: str | None
+    preset: str | None
+    weights: WeightsConfig
+    workers: Count
+    timeout_s: float
+    run_code: bool
+    judge: JudgeConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,10 @@ Invariants
     1. `Result.valid` is false where the row says nothing about the policy: no gold answer, or a failure of ours. A
        wrong or missing answer is valid.
     2. Flags are short fixed words, to be counted; what is particular to a row goes into `details`.
+    3. A component that cannot answer raises; `ComponentError` gives the failure a flag of its own.
+
+Where a component runs is its class attribute `place`: `here` (a thread of ours), or `process` (a worker that can be
+killed). Those of this package run here unless they say otherwise, those of another package in a process.
 
 Example:
     >>> policy_turns([5, 6, 7, 8, 9], loss_mask=[0, 1, 1, 0, 1], turn_id=[-1, 1, 1, -2, 2])
@@ -16,9 +20,11 @@ Example:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hpt_megatron.registry import Registry
+
+Place = Literal["here", "process"]
 
 NO_GOLD = "no_gold"
 NO_ANSWER = "no_answer"
@@ -38,6 +44,7 @@ class Sample:
     tokens: int = 0  # sampled by the policy
     modality: str = "text"
     data_source: str = ""
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)  # from outside, such as reward models'
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,15 @@ class Result:
     flags: tuple[str, ...] = ()
     details: Mapping[str, str | float] = field(default_factory=dict)
     valid: bool = True
+    turns: tuple[float, ...] = ()  # a score for each turn, of a component that has them
+
+
+class ComponentError(Exception):
+    """A failure that says nothing about the policy: the row leaves with this flag and is not valid."""
+
+    def __init__(self, flag: str, what: str = "") -> None:
+        self.flag = flag
+        super().__init__(what or flag)
 
 
 class Component(Protocol):
@@ -71,6 +87,26 @@ def policy_turns(ids: Sequence[int], loss_mask: Sequence[int], turn_id: Sequence
         if sampled and turn > 0:
             turns.setdefault(turn, []).append(token)
     return [turns[turn] for turn in sorted(turns)]
+
+
+def place_of(component: Component) -> Place:
+    """Where a component runs."""
+    ours = type(component).__module__.startswith("hpt_megatron.")
+    place: Place = getattr(component, "place", "here" if ours else "process")
+    return place
+
+
+def on_turn_ends(scores: Sequence[float], loss_mask: Sequence[int], turn_id: Sequence[int]) -> list[float]:
+    """Scores of turns, each on the last token that the policy sampled in its turn; 0 elsewhere.
+
+    >>> on_turn_ends([0.5, 1.0], loss_mask=[0, 1, 1, 0, 1], turn_id=[-1, 1, 1, -2, 2])
+    [0.0, 0.0, 0.5, 0.0, 1.0]
+    """
+    last = {turn: i for i, (sampled, turn) in enumerate(zip(loss_mask, turn_id, strict=True)) if sampled and turn > 0}
+    placed = [0.0] * len(turn_id)
+    for score, turn in zip(scores, sorted(last), strict=True):
+        placed[last[turn]] = score
+    return placed
 
 
 def of_golds(sample: Sample, scores: Sequence[float]) -> Result:

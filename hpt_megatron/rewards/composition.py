@@ -23,10 +23,10 @@ Example:
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpt_megatron.rewards.component import Component, Result, Sample
+from hpt_megatron.rewards.component import Component, ComponentError, Result, Sample
 from hpt_megatron.rewards.retrieval import Ndcg
 from hpt_megatron.rewards.turns import Format
 
@@ -68,11 +68,17 @@ class Scored:
     success: bool | None  # None where the composition says nothing of success
     valid: bool
     gated: tuple[str, ...] = ()  # the gates that were shut
+    turns: tuple[float, ...] = ()  # the weighted sum of what components say of each turn; 0 behind a shut gate
 
     @property
     def components(self) -> dict[str, float]:
         """Every score by name, the final one as `score`, for `algorithm.success` and metrics."""
         return {**{name: result.score for name, result in self.results.items()}, TOTAL: self.total}
+
+    @property
+    def failed(self) -> bool:
+        """Whether a component could not answer; a row whose data are wrong is not valid either, but has not failed."""
+        return any(ERROR in result.details for result in self.results.values())
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -94,16 +100,31 @@ class Composition:
 
     def score(self, sample: Sample) -> Scored:
         """Every component is asked, also behind a shut gate: its number is a metric."""
-        results = {part.name: _asked(part.component, sample, self.on_error) for part in self.parts}
+        return self.judged(sample, {part.name: _asked(part.component, sample, self.on_error) for part in self.parts})
+
+    def lost(self, sample: Sample, flag: str, what: str) -> Scored:
+        """A row that no component could be asked about."""
+        return self.judged(sample, {part.name: _failure(self.on_error, flag, what) for part in self.parts})
+
+    def judged(self, sample: Sample, results: Mapping[str, Result]) -> Scored:
+        """Gates, sum, clip, modality and success over what each component said."""
         gated = tuple(gate.component for gate in self.gates if not gate.met(results))
         total = self.gate_score if gated else sum(part.weight * results[part.name].score for part in self.parts)
         if self.clip is not None and not gated:
             total = min(max(total, self.clip[0]), self.clip[1])
-        total *= self.modality.get(sample.modality, 1.0)
+        share = self.modality.get(sample.modality, 1.0)
+        total *= share
         valid = all(result.valid for result in results.values())
         judged = {**results, TOTAL: Result(total, valid=valid)}
         success = all(condition.met(judged) for condition in self.success) if self.success else None
-        return Scored(float(total), results, success, valid, gated)
+        turns = tuple(share * score for score in _turns(self.parts, results, bool(gated)))
+        return Scored(float(total), results, success, valid, gated, turns)
+
+
+def _turns(parts: Sequence[Weighted], results: Mapping[str, Result], gated: bool) -> list[float]:
+    said = [(0.0 if gated else part.weight, results[part.name].turns) for part in parts if results[part.name].turns]
+    longest = max((len(turns) for _, turns in said), default=0)
+    return [sum(weight * turns[i] for weight, turns in said if i < len(turns)) for i in range(longest)]
 
 
 def _asked(component: Component, sample: Sample, on_error: float) -> Result:
@@ -111,10 +132,15 @@ def _asked(component: Component, sample: Sample, on_error: float) -> Result:
         result = component.score(sample)
         if math.isfinite(result.score):
             return result
-        what = f"score {result.score}"
+        return _failure(on_error, ERROR, f"score {result.score}")
+    except ComponentError as error:
+        return _failure(on_error, error.flag, str(error))
     except Exception as error:  # whatever a component does, the rollouts of a step are not lost
-        what = f"{type(error).__name__}: {error}"
-    return Result(on_error, (ERROR,), {ERROR: what[:LONGEST_MESSAGE]}, valid=False)
+        return _failure(on_error, ERROR, f"{type(error).__name__}: {error}")
+
+
+def _failure(on_error: float, flag: str, what: str) -> Result:
+    return Result(on_error, (flag,), {ERROR: what[:LONGEST_MESSAGE]}, valid=False)
 
 
 RETRIEVAL = Composition(

@@ -28,7 +28,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hpt_megatron.config.problem import Problem, counted, nearest
 from hpt_megatron.errors import UserError
-from hpt_megatron.rewards import answers, extent, keywords, retrieval, text, tool_use, turns  # noqa: F401  (by name)
+from hpt_megatron.rewards import (  # noqa: F401  (by name)
+    answers,
+    code_answers,
+    extent,
+    judged,
+    keywords,
+    mathematics,
+    retrieval,
+    reward_model,
+    text,
+    tool_use,
+    turns,
+)
 from hpt_megatron.rewards.component import COMPONENTS, Component
 from hpt_megatron.rewards.composition import OPERATORS, TOTAL, Composition, Condition, Weighted
 

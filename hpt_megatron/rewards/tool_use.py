@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards import answers, text  # noqa: F401  (what says that an answer is right, by name)
-from hpt_megatron.rewards.component import COMPONENTS, Result, Sample
+from hpt_megatron.rewards.component import COMPONENTS, Place, Result, Sample, place_of
 from hpt_megatron.rewards.turns import can_be_done, first_action
+
+NEVER = ("tool_use", "llm_judge", "code")  # itself, and what a run has to set up or to allow
 
 
 @COMPONENTS.add("tool_use")
@@ -32,11 +34,16 @@ class ToolUse:
     most: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.right == "tool_use" or self.right not in COMPONENTS.names():
-            others = ", ".join(name for name in COMPONENTS.names() if name != "tool_use")
+        if self.right in NEVER or self.right not in COMPONENTS.names():
+            others = ", ".join(name for name in COMPONENTS.names() if name not in NEVER)
             raise UserError(f"no component {self.right!r} says what is right", where="right", mend=f"one of {others}")
         if min(self.bonus, self.free, self.price, self.most) < 0:
             raise UserError("a negative bonus, count or price", where="price", mend="0 or more")
+
+    @property
+    def place(self) -> Place:
+        """Where what says that the answer is right has to run."""
+        return place_of(COMPONENTS.get(self.right)())
 
     def score(self, sample: Sample) -> Result:
         """Only actions that the environment can carry out count as used."""

@@ -140,7 +140,8 @@ class Format:
         good = sum(found is None for found in faults)
         flags = tuple(sorted({found for found in faults if found})) if faults else ("no_turn",)
         share = good / len(faults) if faults else 0.0
-        return Result(share if self.graded else float(share == 1.0), flags, {"turns": float(len(faults))})
+        turns = tuple(float(found is None) for found in faults)
+        return Result(share if self.graded else float(share == 1.0), flags, {"turns": float(len(faults))}, turns=turns)
 
     def _fault(self, turns: Sequence[str], i: int) -> str | None:
         think = self.think == "every_turn" or (self.think == "first_turn" and i == 0)

@@ -1,14 +1,14 @@
 """Several engines as one: who takes which request, and what happens when one of them dies.
 
-    engine = Replicas([first, second], catch_up=sync.join)
+    engine = Replicas([first, second], revive)
     engine.submit(prompt, sampling, key="uid-7/3")       later requests of that key go to the same replica
 
 A request goes to the replica that took the last one of its key, because the start of its ids is cached there; without
 one, to the replica with the fewest responses outstanding, the first among equals.
 
-A replica that dies is started again and takes the trainer's weights before its first request. What it had been asked is
-asked again elsewhere, or waits for it where no other is left. Nothing of a trajectory is lost with an engine: a request
-carries every token so far.
+A replica that dies is revived: started again, and given the trainer's weights before its first request
+(`engine.restart()`, then `sync.join(engine)`). What it had been asked is asked again elsewhere, or waits for it where
+no other is left. Nothing of a trajectory is lost with an engine: a request carries every token so far.
 
 Invariants
     1. Every request is answered once, by an engine at the current weights, or fails with the reason.
@@ -40,12 +40,12 @@ class Request:
 
 
 class Replicas:
-    """See the module; `catch_up` gives a replica that was started again the current weights."""
+    """See the module."""
 
     def __init__(
-        self, engines: Sequence[Any], catch_up: Callable[[Any], Any], patience: int = 3, deterministic: bool = False
+        self, engines: Sequence[Any], revive: Callable[[Any], Any], patience: int = 3, deterministic: bool = False
     ) -> None:
-        self.engines, self.catch_up, self.patience = list(engines), catch_up, patience
+        self.engines, self.revive, self.patience = list(engines), revive, patience
         self.deterministic = deterministic
         self.deaths: Counter[int] = Counter()
         self._alive = set(range(len(self.engines)))
@@ -137,8 +137,7 @@ class Replicas:
         engine, healed = self.engines[number], False
         while not healed and self.deaths[number] < self.patience:
             try:
-                engine.restart()
-                self.catch_up(engine)
+                self.revive(engine)
                 healed = True
             except Exception as error:  # whatever keeps it down, the others go on
                 self.deaths[number] += 1

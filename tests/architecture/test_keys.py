@@ -24,7 +24,6 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "reward": "reward_impl_version",
     "rollout": "name",
     "trainer": "critic_warmup save_freq test_freq total_epochs",
 }

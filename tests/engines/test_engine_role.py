@@ -210,7 +210,7 @@ def test_devices_are_shared_in_the_order_that_fits_them(served):
 def test_a_key_stays_with_its_replica_and_what_has_none_goes_where_least_is_outstanding(served):
     """Two replicas that are one engine: what is looked at is who was asked."""
     calls = [[], []]
-    replicas = Replicas([Recorded(served, each) for each in calls], catch_up=None)
+    replicas = Replicas([Recorded(served, each) for each in calls], revive=None)
     order = (("a", 1), ("b", 3), ("a", 1), ("", 1), ("b", 1), ("c", 1))
     waiting = [replicas.submit(TEXT, Sampling(n=n, max_tokens=900, ignore_eos=True), key) for key, n in order]
     asked = [[call for call in each if call.startswith("submit")] for each in calls]
@@ -229,13 +229,14 @@ def test_a_replica_that_dies_is_started_again_and_what_it_was_asked_is_asked_aga
     """Alone, so that its requests must wait for it; then it goes to sleep and wakes like any other."""
     caught_up = threading.Event()
 
-    def catch_up(engine):
+    def revive(engine):
+        engine.restart()
         with pytest.raises(HptError, match="mixture"):
             engine.submit(TEXT, GREEDY)
         engine.whole = True  # a publish would, see test_publishing.py
         caught_up.set()
 
-    replicas = Replicas([served], catch_up)
+    replicas = Replicas([served], revive)
     expected = replicas.generate([TEXT], GREEDY)
     waiting = replicas.submit(TEXT, LONG, key="a")
     kill(served)
@@ -248,10 +249,13 @@ def test_a_replica_that_dies_is_started_again_and_what_it_was_asked_is_asked_aga
 
 
 def test_replicas_that_die_again_and_again_are_given_up(served):
-    def catch_up(engine):
+    def revive(engine):
+        tried.append(engine)
         raise HptError("no trainer")
 
-    replicas = Replicas([served], catch_up, patience=2)
+    tried, replicas = [], Replicas([served], revive, patience=3)
     kill(served)
     with pytest.raises(EngineDiedError, match="no replica is left"):
-        replicas.submit(TEXT, LONG).result(timeout=300)
+        replicas.submit(TEXT, LONG).result(timeout=60)
+    assert tried == [served, served]
+    assert not replicas.healthy()

@@ -171,6 +171,21 @@ def test_a_tool_that_fails_stops_no_other_and_decides_the_exit_code(
     assert ("no test ran" in done.stderr) == (expected == 5)
 
 
+def test_without_arguments_the_test_door_runs_what_starts_nothing_on_all_cores_and_then_the_rest(
+    checkout: Path, tmp_path: Path, choose: Run, shell: Run
+) -> None:
+    """Stand-ins for the tools, as above: every test is asked for once."""
+    copy = tmp_path / "copy"
+    door(copy)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(checkout / name, copy)
+    assert choose('key cpu >"$VENV/installed"').returncode == 0
+    done = shell(copy / "launch" / "test.sh", HPT_EXTRA="cpu")
+    asked = [line for line in done.stdout.splitlines() if line.startswith("-m pytest")]
+    assert asked == ["-m pytest --numprocesses=logical --dist=loadfile -m not slow", "-m pytest -m slow"]
+    assert done.returncode == 0
+
+
 @pytest.mark.slow
 def test_a_run_of_the_test_door_in_which_no_test_ran_fails(checkout: Path, shell: Run) -> None:
     """Starts the real door on this checkout, linters and types included."""

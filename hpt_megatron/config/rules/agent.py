@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from hpt_megatron.config.address import address_problems
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RunConfig
 
@@ -26,18 +26,11 @@ def check_agent(run: RunConfig) -> Iterator[Problem]:
 
 def check_addresses(run: RunConfig) -> Iterator[Problem]:
     """Addresses are addresses, and a run that is recorded holds no credentials."""
-    for path, url in (
-        ("rollout.search_url", run.rollout.search_url),
-        ("rollout.generator_url", run.rollout.generator_url),
-    ):
-        if url is None:
-            continue
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield Problem(path, url, "is not a web address", "http://HOST:PORT/...")
-        elif parts.username or parts.password:
-            hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
-            yield Problem(path, hidden, "a run is recorded, so no credentials in it", "without them")
+    rollout = run.rollout
+    if rollout.search_url is not None:
+        yield from address_problems("rollout.search_url", rollout.search_url, "http://HOST:PORT/search")
+    if rollout.generator_url is not None:
+        yield from address_problems("rollout.generator_url", rollout.generator_url, "http://HOST:PORT/v1")
 
 
 def check_agent_prompt(run: RunConfig) -> Iterator[Problem]:

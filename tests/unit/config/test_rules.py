@@ -280,6 +280,19 @@ BROKEN = [
     ([SEVEN, "algorithm.policy_loss=ppo"], "algorithm.policy_loss", "no such name", "none, clip", "error"),
     ([SEVEN, "algorithm.policy_loss=gspo"], "algorithm.clip_ratio_high", "whole rows", "0.0004", "warning"),
     ([SEVEN, "reward.reward_impl_version=12"], "reward.reward_impl_version", "no such reward", "100", "error"),
+    ([SEVEN, "reward.file=nowhere.json"], "reward.file", "no such file", "JSON", "error"),
+    ([SEVEN, "reward.file=nowhere.json", "reward.preset=length"], "reward.preset", "as well", "one of", "error"),
+    ([SEVEN, "reward.preset=systematic"], "reward.preset", "no such preset", "balanced, accuracy", "error"),
+    ([SEVEN, "reward.run_code=true"], "reward.run_code", "runs code", "reward.file", "warning"),
+    ([SEVEN, "reward=rag", "reward.weights.ndcg=-1"], "reward.weights.ndcg", "opposite", "0 or more", "error"),
+    ([SEVEN, "reward=rag", "reward.weights.answer=1"], "reward.weights.answer", "does not read", "7 to 9", "warning"),
+    ([SEVEN, "reward.timeout_s=0"], "reward.timeout_s", "leaves no time", "5.0", "error"),
+    ([SEVEN, "reward.reward_impl_version=9"], "reward.judge.url", "asks a judge", "/v1/chat/completions", "error"),
+    ([SEVEN, "reward.reward_impl_version=8"], "reward.judge.url", "ANLS", "/v1/chat/completions", "warning"),
+    ([SEVEN, "reward.judge.url=here"], "reward.judge.url", "not a web address", "http", "error"),
+    ([SEVEN, "reward.judge.timeout_s=0"], "reward.judge.timeout_s", "leaves no time", "30", "error"),
+    ([SEVEN, "reward.judge.retries=9"], "reward.judge.retries", "for ever", "0 to 3", "error"),
+    ([SEVEN, "reward.judge.votes=2"], "reward.judge.votes", "draw", "1 or 3", "error"),
     ([SEVEN, "rollout.name=sglang"], "rollout.name", "no such engine", "vllm", "error"),
     ([SEVEN, "rollout.max_model_len=9000"], "rollout.max_model_len", "= 9216", "at least 9216", "error"),
     (["model.max_position_embeddings=256"], "rollout.max_model_len", "positions for 256", "at most 256", "error"),
@@ -409,6 +422,13 @@ def test_credentials_in_an_address_are_refused_and_not_repeated():
     loaded = load(["rollout=vrag", "rollout.search_url=http://user:secret@host:1/search"])
     problem = next(p for p in loaded.problems if p.path == "rollout.search_url")
     assert "credentials" in problem.why
+    assert "secret" not in str(problem)
+
+
+def test_a_token_in_the_place_of_its_variables_name_is_refused_and_not_repeated():
+    loaded = load(["reward.judge.token_env=sk-secret-1"])
+    problem = next(p for p in loaded.problems if p.path == "reward.judge.token_env")
+    assert "variable of the environment" in problem.why
     assert "secret" not in str(problem)
 
 

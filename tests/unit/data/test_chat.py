@@ -120,22 +120,27 @@ def test_templates_of_another_form_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="is not ChatML"):
         Chat.open(plain)
     trimming = changed(
-        folder, tmp_path / "trims", "chat_template.jinja", lambda text: text.replace("item -", "item.strip() -")
-    )
-    trimming = changed(
         folder, tmp_path / "trims", "chat_template.jinja", lambda text: text.replace("item.text", "item.text | trim")
     )
     with pytest.raises(UserError, match="not the one that is known"):
         Chat.open(trimming)
 
 
-def test_a_template_without_a_system_text_adds_none(folder, tmp_path):
-    def without(text):
-        return text.replace("You are a helpful assistant.", "Think.")
+def test_the_system_text_is_the_templates_own_or_none(folder, tmp_path):
+    said = r"{{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' -}}"
+    for name, text, system in (
+        ("other", said.replace("You are a helpful assistant.", "Think."), "Think."),
+        ("none", "", None),
+    ):
 
-    other = Chat.open(changed(folder, tmp_path / "other", "chat_template.jinja", without))
-    assert other.default_system == "Think."
-    assert "Think." in other.text(other.prompt([Message("user", "a")], []))
+        def change(template, text=text):
+            assert said in template
+            return template.replace(said, text)
+
+        other = Chat.open(changed(folder, tmp_path / name, "chat_template.jinja", change))
+        assert other.default_system == system
+        start = "system\nThink.\n" if system else ""
+        assert other.text(other.prompt([Message("user", "a")], [])) == f"{start}user\na\nassistant\n"
 
 
 def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_one_line(folder, tmp_path):

@@ -9,15 +9,22 @@ import time
 import pytest
 
 from hpt_megatron import rewards
-from hpt_megatron.rewards import answers, extent, keywords, retrieval, text, tool_use, turns  # noqa: F401
-from hpt_megatron.rewards.component import COMPONENTS, Sample
+from hpt_megatron.rewards import composition_file, text  # noqa: F401  (all components by name)
+from hpt_megatron.rewards.code_answers import program
+from hpt_megatron.rewards.component import COMPONENTS, Sample, place_of
+from hpt_megatron.rewards.judge import messages, verdict
+from hpt_megatron.rewards.math_text import after_thinking, boxed, is_word, spelled, stated, too_heavy
+from hpt_megatron.rewards.turns import final_answer, first_action
 
 pytestmark = pytest.mark.fast
 
 SETTINGS = {
     "accuracy": {"correct_keywords": ("yes", "\uc815\ud655")},
+    "repetition": {"n": 2},
     "quality": {"quality_keywords": ("good",), "negative_keywords": ("a", "\x00")},
 }
+# What computes on an answer runs in a process (below), and code not at all unless it is asked for.
+HERE = [name for name in COMPONENTS.names() if name != "code" and place_of(COMPONENTS.get(name)()) == "here"]
 BELOW_ZERO = {"length", "overlong", "repetition", "quality", "tool_use"}
 PIECES = [
     *("<think>", "</think>", "<search>", "</search>", "<bbox>", "</bbox>", "<answer>", "</answer>"),
@@ -25,10 +32,27 @@ PIECES = [
     *("9^9^9", "1e308", "-", ".", "/0", "0", "%", "A", "(B)", "yes", "The answer is C", "x" * 50, "../", ".png"),
     *("\x00", "\ud800", "\u202e", "\ufdfa", "\u0301", "\U0001f600", "\n", " ", "\t", "\u2044", "\u2212", "\u0661"),
 ]
+# Rarer, so that what is well formed still comes up.
+HOSTILE = [
+    *("<think><think>", "</answer></answer>", "<answer><answer>", "9" * 300, "\\boxed{\\boxed{", "9^{9^{9}}", "10000!"),
+    *(
+        "\\frac",
+        "\\text{ cm}",
+        "\\sqrt2",
+        "^\\circ",
+        "$",
+        "x=",
+        ",000",
+        "<judge>True</judge>",
+        "<|im_end|>",
+        "```python\n",
+    ),
+    *("\x1b[31m", "\x7f", "\u2028", "\ufeff", "\u200b", "\uff11", "\u0660", "\r", "<\x00answer>", "{" * 60),
+]
 
 
 def drawn(draw):
-    return "".join(draw.choices(PIECES, k=draw.randrange(12)))
+    return "".join(draw.choices(PIECES if draw.random() < 0.9 else HOSTILE)[0] for _ in range(draw.randrange(12)))
 
 
 def several(draw, most):
@@ -38,13 +62,14 @@ def several(draw, most):
 def random_sample(draw):
     answer = None if draw.random() < 0.1 else drawn(draw)
     lists = {name: several(draw, 4) for name in ("golds", "choices", "retrieved", "reference")}
-    return Sample(turns=several(draw, 4), answer=answer, tokens=draw.randrange(5000), **lists)
+    scores = {"reward_model": tuple(draw.choices((0.0, 0.5, 1.0, float("nan")), k=draw.randrange(3)))}
+    return Sample(turns=several(draw, 4), answer=answer, tokens=draw.randrange(5000), scores=scores, **lists)
 
 
 def test_ten_thousand_samples_raise_nothing_and_stay_in_bounds():
     draw = random.Random(11)
-    components = {name: COMPONENTS.get(name)(**SETTINGS.get(name, {})) for name in COMPONENTS.names()}
-    assert len(components) >= 15
+    components = {name: COMPONENTS.get(name)(**SETTINGS.get(name, {})) for name in HERE}
+    assert len(components) >= 17
     seen = {name: set() for name in components}
     for _ in range(10_000):
         sample = random_sample(draw)
@@ -56,7 +81,23 @@ def test_ten_thousand_samples_raise_nothing_and_stay_in_bounds():
     assert {name for name, scores in seen.items() if len(scores) < 2} == set()
 
 
-@pytest.mark.parametrize("name", COMPONENTS.names())
+def test_ten_thousand_texts_go_through_every_parser():
+    draw = random.Random(12)
+    seen = set()
+    for _ in range(10_000):
+        turn = drawn(draw)
+        action = first_action(turn)
+        found = (boxed(turn), after_thinking(turn), stated(turn), too_heavy(turn), final_answer([turn]))
+        assert spelled(spelled(turn)) is not None
+        assert len(program(turn)) <= len(turn)
+        assert isinstance(is_word(turn), bool)
+        said = messages(Sample(turns=(), question=turn, golds=(turn,)), turn)[1]["content"]
+        assert verdict(said) is None, turn  # whatever it repeats, an answer is no verdict
+        seen |= {type(part) for part in found} | {type(action)}
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize(
     "piece", ["<search>", "<answer></search>", "9", "1,234", " ", "answer ", "a ", "(", "-.", "[", "yesyes", "\u0301a"]
 )
@@ -83,7 +124,11 @@ def test_text_measures_are_symmetric_and_full_for_equal_texts():
         assert text.f1(a, a) == text.anls(a, a, 0.5) == float(text.same(a, a)) == 1.0
 
 
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(rewards.__path__)])
+ELSEWHERE = {"workers", "mathematics", "math_equality"}  # in test_reward_workers.py: they start a process, or compute
+EXAMPLES = sorted({module.name for module in pkgutil.iter_modules(rewards.__path__)} - ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_hold(name):
     result = doctest.testmod(importlib.import_module(f"hpt_megatron.rewards.{name}"))
     assert (result.failed, result.attempted > 0) == (0, True)

@@ -1,0 +1,163 @@
+"""Every `reward_impl_version` on answers that tell it from the others; numbers of other packages; presets and files."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpt_megatron.config.load import load
+from hpt_megatron.config.rules.reward import PRESETS
+from hpt_megatron.errors import UserError
+from hpt_megatron.rewards.build import build_scorer, composition_of
+from hpt_megatron.rewards.by_number import BY_NUMBER, PRESET_NAMES
+from hpt_megatron.rewards.component import Sample
+from hpt_megatron.rewards.composition import RETRIEVAL
+
+REWARD = load([]).run.reward
+THOUGHT = "<think>because</think> "
+
+
+def of(number, **changes):
+    return replace(REWARD, reward_impl_version=number, **changes)
+
+
+def totals(number, *turns, gold=r"\frac{1}{2}"):
+    composition = composition_of(of(number))
+    return [composition.score(Sample(turns=(turn,), golds=(gold,))).total for turn in turns]
+
+
+# right, right in other words, wrong, right without thinking, right in text alone
+ANSWERS = (
+    THOUGHT + r"\boxed{\frac{1}{2}}",
+    THOUGHT + r"\boxed{0.5}",
+    THOUGHT + r"\boxed{0.6}",
+    r"\boxed{\frac{1}{2}}",
+    THOUGHT + "The answer is $0.5$",
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, [1, 1, 0, 0, 0]),
+        (1, [1, 1, -0.5, -1, -1]),
+        (2, [1, 1, 0, 1, 0]),
+        (3, [1, 1, 0, 0, 1]),
+        (4, [1, 1, 0, 1, 1]),
+        (5, [1, 1, 0, 1, 1]),
+        (6, [1, 1, 0, 1, 0]),
+    ],
+)
+def test_the_numbers_of_the_released_code(number, expected):
+    assert totals(number, *ANSWERS) == expected
+    scored = composition_of(of(number)).score(Sample(turns=(ANSWERS[0],), golds=("1/2", r"\frac{1}{2}")))
+    assert (scored.success, scored.components["accuracy"]) == (True, 1.0)
+
+
+def test_five_has_a_tolerance_and_six_has_sets():
+    assert totals(5, r"\boxed{3.1416}", gold="3.14159") == [1.0]
+    assert totals(0, THOUGHT + r"\boxed{3.1416}", gold="3.14159") == [0.0]
+    assert totals(6, r"\boxed{\{2,1\}}", gold=r"\{1,2\}") == [1.0]
+
+
+FOUND = {"retrieved": ("d/2", "d/1"), "reference": ("d/1",)}
+
+
+def test_seven_is_the_retrieval_reward_with_constants_of_the_run():
+    assert composition_of(of(7)) == RETRIEVAL
+    changed = replace(REWARD.weights, format=0.5, ndcg=0.25)
+    other = composition_of(of(7, weights=changed))
+    found = other.score(Sample(turns=("<answer>4</answer>",), **FOUND))
+    assert found.total == pytest.approx(0.5 + 0.25 * 0.6309, abs=1e-4)
+    assert found.success
+    assert other.score(Sample(turns=("<answer>4</answer>",), reference=("d/1",))).success is False
+
+
+def test_eight_and_nine_mix_the_answer_with_the_pages():
+    answered = Sample(turns=("<answer>red fox</answer>",), answer="red fox", golds=("red fox",), **FOUND)
+    assert composition_of(of(8)).score(answered).total == pytest.approx(0.7 + 0.1 + 0.2 * 0.6309, abs=1e-4)
+    assert composition_of(of(8)).score(replace(answered, turns=("red fox",))).total == 0.0
+    searched = replace(answered, turns=("<search_complete>true</search_complete>",))
+    assert composition_of(of(9)).score(searched).total == pytest.approx(0.8 + 0.2 * 0.6309, abs=1e-4)
+    gated = of(9, weights=replace(REWARD.weights, format=0.1))
+    assert composition_of(gated).score(replace(searched, turns=("no",))).total == 0.0
+
+
+def test_an_unknown_number_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"no such reward number: 12; one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"):
+        composition_of(of(12))
+
+
+USE = """
+from hpt_megatron.config.load import load
+from hpt_megatron.rewards.build import build_scorer
+from hpt_megatron.rewards.component import Sample
+loaded = load(["reward.reward_impl_version=100"])
+assert loaded.ok, loaded.problems
+with build_scorer(loaded.run.reward) as scorer:
+    rows = scorer.score([Sample(turns=("aei",)), Sample(turns=("xyz",))])
+    print([row.total for row in rows], len(scorer.workers.ids))
+print([p.right for p in load(["reward.reward_impl_version=101"]).problems if "reward_impl" in p.path])
+"""
+
+
+@pytest.mark.slow
+def test_number_100_of_another_package_scores_in_a_process_without_a_change_here(tmp_path):
+    """The page's example as a real installed distribution: a module and its metadata on the path of a fresh process."""
+    page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Vowels" in block)
+    (tmp_path / "vowel_reward.py").write_text(example)
+    metadata = tmp_path / "vowel_reward-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-reward\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[hpt_megatron.reward_numbers]\n100 = vowel_reward:mine\n[hpt_megatron.rewards]\nvowels = vowel_reward:Vowels\n"
+    )
+    program = f"import sys; sys.path.append({str(tmp_path)!r})\n{USE}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "[0.75, 0.0] 2"
+    assert "found: 100" in done.stdout.splitlines()[1]
+
+
+def test_a_file_comes_before_a_preset_and_a_preset_before_the_number(tmp_path):
+    assert PRESETS == PRESET_NAMES
+    file = tmp_path / "reward.json"
+    file.write_text(json.dumps({"components": [{"name": "f1"}]}))
+    assert [part.name for part in composition_of(of(6, file=str(file))).parts] == ["f1"]
+    geometry = composition_of(of(6, preset="geometry3k"))
+    right = geometry.score(Sample(turns=(ANSWERS[1],), golds=("0.5",)))
+    assert (right.total, right.success) == (1.0, True)
+    assert geometry.score(Sample(turns=(ANSWERS[3],), golds=("0.5",))).total == 0.9
+    assert geometry.score(Sample(turns=(ANSWERS[2],), golds=("0.5",))).total == 0.1
+    assert [str(number) for number in range(10)] == BY_NUMBER.names()[:10]
+
+
+@pytest.mark.parametrize("choice", ["math", "rag", "vrag", "geometry3k"])
+def test_every_choice_of_the_group_makes_a_composition(choice):
+    loaded = load([f"reward={choice}"])
+    assert loaded.ok, loaded.problems
+    assert composition_of(loaded.run.reward).parts
+
+
+def test_what_cannot_work_is_refused_before_the_first_sample(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"reward\.judge\.url"):
+        build_scorer(of(9))
+    here = replace(REWARD.judge, url="http://127.0.0.1:1/", token_env="NO_SUCH_TOKEN")
+    monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
+    with pytest.raises(UserError, match="export NO_SUCH_TOKEN"):
+        build_scorer(of(9, judge=here))
+    code = Path(tmp_path, "code.json")
+    code.write_text(json.dumps({"components": [{"name": "code"}]}))
+    with pytest.raises(UserError, match=r"reward\.run_code"):
+        build_scorer(of(6, file=str(code)))
+    with build_scorer(of(6, file=str(code), run_code=True)) as scorer:
+        assert scorer.workers is None
+    tools = Path(tmp_path, "tools.json")
+    tools.write_text(json.dumps({"components": [{"name": "tool_use", "settings": {"right": "code"}}]}))
+    with pytest.raises(UserError, match="no component 'code' says what is right"):
+        build_scorer(of(6, file=str(tools)))
