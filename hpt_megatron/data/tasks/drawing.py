@@ -76,18 +76,19 @@ def digit(pixels: Pixels, value: int, left: int, top: int, thick: int = 4) -> No
 
 
 def digits(values: list[int], chance: random.Random, arrow: bool = False) -> Pixels:
-    """Digits side by side, each within its own 28 pixels or a few more; 56 high. An arrow takes a place of its own."""
-    places = len(values) + arrow
-    pixels = blank(CELL * max(2, places) + CELL * (places > 1) * (not arrow), 56)
-    room = pixels.shape[1] // places
+    """Digits side by side in a picture 56 high, each within its own 28 columns: one visual token above, one below.
+
+    Without an arrow before them, two digits have an empty token between them; one has an empty one behind it.
+    """
+    pixels = blank(CELL * (3 if len(values) > 1 else 2), 56)
     if arrow:
         middle = 28 + chance.randint(-1, 1)
-        pixels[middle - 2 : middle + 2, 4 : room - 6] = 20
+        pixels[middle - 2 : middle + 2, 4 : CELL - 6] = 20
         for step in range(7):
-            pixels[middle - 7 + step : middle + 7 - step, room - 10 + step] = 20
-    for number, value in enumerate(values):
-        left = room * (number + arrow) + (room - 18) // 2 + chance.randint(-2, 2)
-        digit(pixels, value, left, 10 + chance.randint(-2, 2))
+            pixels[middle - 7 + step : middle + 7 - step, CELL - 10 + step] = 20
+    columns = range(1, 3) if arrow else range(0, 3, 2)
+    for column, value in zip(columns, values, strict=False):
+        digit(pixels, value, CELL * column + 5 + chance.randint(-2, 2), 11 + chance.randint(-2, 2))
     return noisy(pixels, chance)
 
 
