@@ -16,6 +16,7 @@ Invariants
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -101,6 +102,9 @@ class RolloutEngine(Protocol):
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         """All of them, waited for."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """With `rollout.deterministic`, what is asked inside begins together and in order when this ends."""
 
     def abort(self) -> None:
         """Ends everything that is being generated; each response is answered as far as it came."""

@@ -19,8 +19,9 @@ Invariants
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,8 @@ class Request:
 class Replicas:
     """See the module."""
 
-    def __init__(
-        self, engines: Sequence[Any], revive: Callable[[Any], Any], patience: int = 3, deterministic: bool = False
-    ) -> None:
+    def __init__(self, engines: Sequence[Any], revive: Callable[[Any], Any], patience: int = 3) -> None:
         self.engines, self.revive, self.patience = list(engines), revive, patience
-        self.deterministic = deterministic
         self.deaths: Counter[int] = Counter()
         self._alive = set(range(len(self.engines)))
         self._healing: set[int] = set()
@@ -62,23 +60,18 @@ class Replicas:
         return request.answer
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
-        """All of them, waited for, spread by the number outstanding.
+        """All of them, waited for, spread by the number outstanding."""
+        with self.held():
+            waiting = [self.submit(prompt, sampling) for prompt in prompts]
+        return [each.result() for each in waiting]
 
-        With `rollout.deterministic` every replica takes its fixed share whole, and the death of one is the caller's.
-        """
-        if self.deterministic:
-            return self._shared_out(prompts, sampling)
-        return [each.result() for each in [self.submit(prompt, sampling) for prompt in prompts]]
-
-    def _shared_out(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
-        engines = self._answering()
-        answers: list[list[Sampled]] = [[]] * len(prompts)
-        with ThreadPoolExecutor(len(engines)) as pool:
-            shares = [prompts[place :: len(engines)] for place in range(len(engines))]
-            works = [pool.submit(each.generate, share, sampling) for each, share in zip(engines, shares, strict=True)]
-            for place, work in enumerate(works):
-                answers[place :: len(engines)] = work.result()
-        return answers
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """All of them; where nothing else is outstanding, requests are then spread the same way every time."""
+        with ExitStack() as stack:
+            for engine in self._answering():
+                stack.enter_context(engine.held())
+            yield
 
     def _place(self, request: Request) -> None:
         with self._lock:

@@ -10,8 +10,8 @@
 vLLM's own loop runs in a thread of this process, its engine in processes of their own. `submit` answers a future, every
 other method waits, so whoever drives needs no event loop. All requests that run share one continuous batch.
 
-`rollout.deterministic` makes a turn's batches the same every time: `generate` holds the engine, hands over every
-request in order, and lets go. How requests meet in a batch changes the last bits of their numbers otherwise.
+`rollout.deterministic` makes a turn's batches the same every time: what is asked inside `held` begins together, in the
+order in which it was asked. How requests meet in a batch changes the last bits of their numbers otherwise.
 
 Invariants
     1. An engine whose last update did not come to its end refuses to generate, in one line, until a complete one has.
@@ -57,7 +57,7 @@ class VllmEngine:
 
         self.on_gpu = torch.cuda.is_available()
         set_environment(self.on_gpu)
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._order = asyncio.new_event_loop(), asyncio.Lock()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._engine = self._wait(self._create())
@@ -84,8 +84,26 @@ class VllmEngine:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         """`sampling.n` responses to each prompt, waited for."""
+        with self.held():
+            waiting = [self.submit(prompt, sampling) for prompt in prompts]
+        return [each.result() for each in waiting]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """With `rollout.deterministic`, whatever is asked inside begins when this ends; otherwise at once."""
         self._ready()
-        return list(self._wait(self._all(prompts, sampling)))
+        if not self.run.rollout.deterministic:
+            yield
+            return
+        self._wait(self._engine.pause_generation(mode="keep", clear_cache=False))
+        try:
+            yield
+        finally:
+            self._wait(self._let_go())
+
+    async def _let_go(self) -> None:
+        async with self._order:  # behind everything that was asked before
+            await self._engine.resume_generation()
 
     def _ready(self) -> None:
         if not self.whole:
@@ -94,18 +112,11 @@ class VllmEngine:
         if len(self.awake) < 2:
             raise HptError("it sleeps", where="engine", mend="wake its weights and its cache before it generates")
 
-    async def _all(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
-        if not self.run.rollout.deterministic:
-            return await asyncio.gather(*(self._one(prompt, sampling, self._aborts) for prompt in prompts))
-        await self._engine.pause_generation(mode="keep", clear_cache=False)
-        try:
-            asked = [await self._ask(prompt, sampling, self._aborts) for prompt in prompts]
-        finally:
-            await self._engine.resume_generation()
-        return [await self._answer(*each) for each in asked]
-
     async def _one(self, prompt: Prompt, sampling: Sampling, aborts: int) -> list[Sampled]:
-        return await self._answer(*await self._ask(prompt, sampling, aborts))
+        # Requests with images are prepared in threads, and would overtake one another.
+        async with self._order if self.run.rollout.deterministic else contextlib.nullcontext():
+            asked = await self._ask(prompt, sampling, aborts)
+        return await self._answer(*asked)
 
     async def _ask(self, prompt: Prompt, sampling: Sampling, aborts: int) -> tuple[str, Any]:
         from vllm.exceptions import VLLMClientError

@@ -28,4 +28,18 @@ async def drive(groups: Sequence[Sequence[Episode]], finished: Finished) -> None
         open_groups = [number for number in open_groups if number not in set(ended)]
         going = [episode for number in open_groups for episode in groups[number] if not episode.done]
         acting = [episode for episode in going if not isinstance(episode.effect, Generate)]
-        await asyncio.gather(*(episode.perform() for episode in acting or going))
+        await (_acted(acting) if acting else _sampled(going))
+
+
+async def _acted(episodes: Sequence[Episode]) -> None:
+    await asyncio.gather(*(episode.perform() for episode in episodes))
+
+
+async def _sampled(episodes: Sequence[Episode]) -> None:
+    """The whole turn at once: every episode has asked before the engine begins."""
+    if not episodes:
+        return
+    with episodes[0].kit.engine.held():
+        turns = [asyncio.ensure_future(episode.perform()) for episode in episodes]
+        await asyncio.sleep(0)  # each runs up to where it waits for the engine
+    await asyncio.gather(*turns)

@@ -3,6 +3,7 @@
 The scripted model plays the policy alone; tokenizer, tools, search, drivers are the real ones.
 """
 
+import contextlib
 import json
 import random
 import threading
@@ -64,7 +65,14 @@ class Scripted:
     def __init__(self, chat, script, slow=False):
         self.chat, self.script, self.slow = chat, script, slow
         self.asked = []
+        self.held_back = []  # requests made inside each `held`
         self._turns = {}
+
+    @contextlib.contextmanager
+    def held(self):
+        before = len(self.asked)
+        yield
+        self.held_back.append(len(self.asked) - before)
 
     def submit(self, prompt, sampling, key=""):
         uid, _, sample = key.rpartition("/")

@@ -108,6 +108,14 @@ def test_lock_step_and_async_give_the_same_trajectories_for_the_same_seeds(chat,
     assert len({one["ids"] for group in told[0][0] for one in group}) > 4
 
 
+def test_lock_step_hands_each_turn_over_whole(chat, corpus):
+    """So that an engine that holds its requests meets them in the same batches in every run."""
+    tasks = [(key, lookup(key)) for key in ("k00", "k01")]
+    _, engine = run(chat, corpus, turns(FIRST, SECOND), tasks=tasks, samples=3)
+    assert engine.held_back == [6, 6]
+    assert [key for key, _, _ in engine.asked] == 2 * [f"{uid}/{i}" for uid, _ in tasks for i in range(3)]
+
+
 def test_a_group_is_told_as_soon_as_it_is_complete(chat, corpus):
     """The quick group is scored while the other still samples."""
     order = []
