@@ -1,6 +1,7 @@
 """From a trajectory to what the rewards see: the policy's own tokens, turn by turn, and nothing else.
 
-Decision: turns are cut out by the loss mask and decoded one by one. Text of the environment, its help texts and pages,
+Decision: turns are cut out by the loss mask and decoded one by one. A response that goes on from the start of its
+demonstration is judged whole: half an answer has no worth. Text of the environment, its help texts and pages,
 never reaches a reward, whatever stands in it.
 
 Example: a trajectory whose observation says "answer Beijing" is judged by the two turns around it.
@@ -16,7 +17,8 @@ from hpt_megatron.rollout.trajectory import Trajectory
 
 def sample_of(done: Trajectory, record: Record, text: Callable[[Iterable[int]], str]) -> Sample:
     """`text` decodes ids without special tokens (`chat.py:Chat.text`)."""
-    turns = tuple(text(ids) for ids in policy_turns(done.ids, done.loss_mask, done.turn_id))
+    said = [own or given for own, given in zip(done.loss_mask, done.prefix_mask, strict=True)]
+    turns = tuple(text(ids) for ids in policy_turns(done.ids, said, done.turn_id))
     own = final_answer(turns)
     return Sample(
         turns=turns,

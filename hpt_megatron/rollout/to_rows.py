@@ -3,7 +3,7 @@
 Columns (`protocol/rows.py` says what they mean): tokens `ids`, `response`, `trained`, `logp`, `off`, `turn`; fields
 `prompt`, `sample`, `valid`, `off`. Both kinds have all of them, so that the two can be joined. A demonstration is
 `off` over its whole response and trained on what its assistant says there: in one turn these are the same, in a chat
-with images they are not.
+with images they are not. A rollout that goes on from the start of its demonstration is `off` and trained there.
 
 Invariants
     1. An image that several rows show is held once, and its patches are computed once.
@@ -17,7 +17,7 @@ Example: rows = to_rows(trajectories, prompts, rules, image_pad); rows.batch.row
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Row:
     prompt: int
     sample: int
     valid: bool
+    demonstration: bool = False
 
 
 def to_rows(done: Sequence[Trajectory], prompts: Sequence[int], rules: PictureRules, image_pad: int) -> Made:
@@ -67,15 +68,16 @@ def to_rows(done: Sequence[Trajectory], prompts: Sequence[int], rules: PictureRu
     left_out: Counter[str] = Counter()
     for i, (one, prompt) in enumerate(zip(done, prompts, strict=True)):
         why = "" if one.shows_what_it_says(image_pad) else "image_tokens"
-        why = why if one.num_sampled else one.finish
+        why = why if one.num_sampled or one.is_demonstration else one.finish
         if why:
             left_out[why] += 1
             continue
         response = [place >= one.num_prompt for place in range(len(one.ids))]
-        trained = [bool(mask) and one.valid for mask in one.loss_mask]
-        no = [False] * len(one.ids)
-        logp = one.rollout_logprobs
-        rows.append(Row(one.ids, response, trained, logp, no, one.turn_id, one.images, prompt, one.sample, one.valid))
+        off = [bool(given) for given in one.prefix_mask]
+        trained = [(bool(own) or given) and one.valid for own, given in zip(one.loss_mask, off, strict=True)]
+        logp, turn = one.rollout_logprobs, one.turn_id
+        row = Row(one.ids, response, trained, logp, off, turn, one.images, prompt, one.sample, one.valid)
+        rows.append(replace(row, demonstration=one.is_demonstration))
         kept.append(i)
     return Made(batch_of(rows, rules), tuple(kept), dict(left_out))
 
@@ -115,7 +117,8 @@ def demonstration(record: Record, prompt: int, prompting: Prompting) -> Row:
     response = [place >= len(made.ids) for place in range(len(ids))]
     trained = [*[False] * len(made.ids), *made.target_trained]
     views = prompting.views((*record.images, *record.target_images))
-    return Row(ids, response, trained, [0.0] * len(ids), response, _turns(trained, response), views, prompt, -1, True)
+    logp, turn = [0.0] * len(ids), _turns(trained, response)
+    return Row(ids, response, trained, logp, response, turn, views, prompt, -1, True, demonstration=True)
 
 
 def _turns(trained: Sequence[bool], response: Sequence[bool]) -> list[int]:
@@ -156,7 +159,7 @@ def _packed(rows: Sequence[Row]) -> Rows:
     tokens["logp"] = column("logp", torch.float32)
     fields = {"prompt": field("prompt", torch.int64), "sample": field("sample", torch.int64)}
     fields |= {"valid": field("valid", torch.bool)}
-    fields["off"] = torch.tensor([any(row.off) for row in rows], dtype=torch.bool)
+    fields["off"] = field("demonstration", torch.bool)
     return Rows(torch.tensor([len(row.ids) for row in rows], dtype=torch.int64), tokens, fields)
 
 

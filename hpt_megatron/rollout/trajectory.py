@@ -5,19 +5,21 @@ trajectory trains on the tokens that the policy sampled.
 
     part            loss_mask   turn_id   log-probability
     prompt          0           -1        0.0
+    prefix          0           1         0.0              the start of the demonstration, where the response has one
     turn k          1           k         as sampled
     observation     0           -k - 1    0.0              an end of turn that was not sampled belongs to it
 
 Invariants
     1. `ids` are expanded: an image is as many placeholders as it has visual tokens, in the order of `images`.
-    2. The last token is one that the policy sampled, or the trajectory has no turn. (`append_generator_answer` adds the
+    2. The last token is one that the policy sampled, or nothing was sampled. (`append_generator_answer` adds the
        answer of another model behind it, with mask 0.)
     3. A builder only appends.
 
 Example:
     >>> builder = Builder("7", 0)
-    >>> builder.prompt([1, 2]); builder.turn([5, 6], [-0.1, -0.2], ["3", "3"]); builder.observe([8]);
-    builder.turn([9], [0.0], ["3"]) >>> done = builder.freeze("answered")
+    >>> builder.prompt([1, 2]); builder.turn([5, 6], [-0.1, -0.2], ["3", "3"])
+    >>> builder.observe([8]); builder.turn([9], [0.0], ["3"])
+    >>> done = builder.freeze("answered")
     >>> done.loss_mask, done.turn_id
     ((0, 0, 1, 1, 0, 1), (-1, -1, 1, 1, -2, 2))
 """
@@ -30,6 +32,8 @@ from hpt_megatron.rollout.agent.views import View
 
 OURS = ("infra_error", "generator_error")
 """Ends that say nothing about the policy."""
+WHOLE_TARGET = "target"
+"""How a row ends whose prefix is its whole demonstration."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Trajectory:
     sample: int
     ids: tuple[int, ...]
     loss_mask: tuple[int, ...]
+    prefix_mask: tuple[int, ...]  # 1: of the demonstration, given to the policy as its own words
     turn_id: tuple[int, ...]
     rollout_logprobs: tuple[float, ...]
     versions: tuple[str, ...]  # of the weights that sampled a token; empty where none did
@@ -68,8 +73,13 @@ class Trajectory:
 
     @property
     def valid(self) -> bool:
-        """False where a failure of ours ended it, or where nothing was sampled: it counts as no rollout."""
-        return self.finish not in OURS and self.num_sampled > 0
+        """False where a failure of ours ended it, or where its response is empty: it counts as no rollout."""
+        return self.finish not in OURS and (self.num_sampled > 0 or self.is_demonstration)
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether its prefix is the whole of it, and nothing was left to sample."""
+        return self.finish == WHOLE_TARGET
 
     @property
     def num_sampled(self) -> int:
@@ -108,6 +118,7 @@ class Builder:
         self.num_turns = 0
         self.num_prompt = 0
         self._mask: list[int] = []
+        self._prefix: list[int] = []
         self._turn: list[int] = []
         self._logp: list[float] = []
         self._versions: list[str] = []
@@ -119,6 +130,13 @@ class Builder:
         self._append(ids, 0, -1)
         self.num_prompt = len(self.ids)
         self.images += views
+
+    def prefix(self, ids: Sequence[int]) -> None:
+        """The start of the first turn, which the policy goes on from."""
+        if self.num_turns or len(self.ids) > self.num_prompt:
+            raise ValueError("a prefix comes right behind the prompt")
+        self._append(ids, 0, 1)
+        self._prefix[self.num_prompt :] = [1] * len(ids)
 
     def turn(self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[str]) -> None:
         """What the policy sampled, as it was sampled."""
@@ -146,6 +164,7 @@ class Builder:
             sample=self.sample,
             ids=tuple(self.ids),
             loss_mask=tuple(self._mask),
+            prefix_mask=tuple(self._prefix),
             turn_id=tuple(self._turn),
             rollout_logprobs=tuple(self._logp),
             versions=tuple(self._versions),
@@ -164,6 +183,7 @@ class Builder:
     ) -> None:
         self.ids += ids
         self._mask += [mask] * len(ids)
+        self._prefix += [0] * len(ids)
         self._turn += [turn] * len(ids)
         self._logp += logp or [0.0] * len(ids)
         self._versions += versions or [""] * len(ids)

@@ -24,7 +24,6 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "rollout": "name",
     "trainer": "critic_warmup save_freq test_freq total_epochs",
 }
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}

@@ -103,23 +103,29 @@ def check_strategies(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_prefix(run: RunConfig) -> Iterator[Problem]:
-    """Rows set aside for demonstrations belong to `no`, and leave rollouts to compare with."""
+    """Rows that start from their demonstration belong to `no` and to single responses, and leave others to compare."""
     algorithm, n = run.algorithm, run.rollout.n
     prefix = algorithm.prefix
+    whole = prefix.min_ratio == prefix.max_ratio == 1.0
     if algorithm.n_prefix == 0:
         return
     if algorithm.unify_strategy != "no":
         why = f"{algorithm.unify_strategy} adds demonstrations by itself"
         yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "0, or unify_strategy=no")
-    elif algorithm.n_prefix != 1 or (prefix.min_ratio, prefix.max_ratio) != (1.0, 1.0):
-        why = "rows that go on from a part of their target arrive with the rollouts; one whole demonstration works"
-        yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "1, with prefix.min_ratio and max_ratio 1.0")
-    elif prefix.strategy not in ("random", "fixed"):
+    elif run.rollout.agent != "single_turn" and not whole:
+        why = "a part of a target is the start of a single response"
+        yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, "0, or rollout.agent=single_turn")
+    elif prefix.strategy == "none":
+        yield Problem("algorithm.prefix.strategy", "none", "n_prefix asks for a prefix", "random, or n_prefix=0")
+    elif whole and prefix.strategy not in ("random", "fixed"):
         why = "schedules shrink the prefix, and n_prefix asks for the whole target"
         yield Problem("algorithm.prefix.strategy", prefix.strategy, why, "random or fixed")
-    elif n < 2:
+    elif algorithm.n_prefix > n:
+        why = f"is more than the {n} rows of a prompt (rollout.n)"
+        yield Problem("algorithm.n_prefix", algorithm.n_prefix, why, f"at most {n}, or -1 for all")
+    elif whole and algorithm.n_prefix in (-1, n):
         yield Problem(
-            "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", "rollout.n of 2"
+            "algorithm.n_prefix", algorithm.n_prefix, f"leaves none of the {n} rows (rollout.n)", f"at most {n - 1}"
         )
 
 

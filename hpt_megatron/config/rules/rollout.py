@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hpt_megatron.config.geometry import largest_tensor
 from hpt_megatron.config.problem import Problem, divisors
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.registry import plugged
 
 ENGINES = ("vllm",)
 BYTES = {"bf16": 2, "fp32": 4}
@@ -12,10 +13,13 @@ MIB = 1024 * 1024
 
 
 def check_engine(run: RunConfig) -> Iterator[Problem]:
-    """There is one engine."""
+    """One engine is built in; another package may bring one."""
     rollout = run.rollout
-    if rollout.name not in ENGINES:
-        yield Problem("rollout.name", rollout.name, "no such engine is built in", ", ".join(ENGINES))
+    if rollout.name in ENGINES:
+        return
+    others = plugged("hpt_megatron.engines")
+    if rollout.name not in others:
+        yield Problem("rollout.name", rollout.name, "no such engine is built in", ", ".join([*ENGINES, *others]))
 
 
 def check_lengths(run: RunConfig) -> Iterator[Problem]:

@@ -16,7 +16,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.data.record import Record
+from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent import concurrent, lockstep
 from hpt_megatron.rollout.agent.episode import Episode, Kit, encoded
 from hpt_megatron.rollout.engine import Sampling
@@ -27,6 +29,7 @@ from hpt_megatron.rollout.trajectory import Trajectory
 Group = list[Trajectory]
 OnGroup = Callable[[str, Group], None]
 Driver = Literal["async", "lockstep"]
+NO_PREFIX = PrefixSettings()
 DRIVERS = {"async": concurrent.drive, "lockstep": lockstep.drive}
 
 
@@ -49,20 +52,34 @@ class Agent:
         samples: int,
         step: int = 0,
         on_group: OnGroup | None = None,
+        prefix: PrefixSettings = NO_PREFIX,
     ) -> list[Group]:
-        """`samples` trajectories of each task, which is an id and a row of data."""
+        """`samples` trajectories of each task, which is an id and a row of data; `prefix`: what they go on from."""
+        if prefix.n_prefix and self.kit.mode.actions:
+            raise UserError("a prefix is the start of a single response", where="n_prefix", mend="agent=single_turn")
         if self.client is not None:
             self.client.begin_step()
-        groups = self._loop.run(self._collected(tasks, sampling, samples, step, on_group))
+        groups = self._loop.run(self._collected(tasks, sampling, samples, step, on_group, prefix))
         if self.client is not None:
             self.client.check_budget()
         return groups
 
     async def _collected(
-        self, tasks: Sequence[tuple[str, Record]], sampling: Sampling, samples: int, step: int, on_group: OnGroup | None
+        self,
+        tasks: Sequence[tuple[str, Record]],
+        sampling: Sampling,
+        samples: int,
+        step: int,
+        on_group: OnGroup | None,
+        prefix: PrefixSettings,
     ) -> list[Group]:
         starts = await asyncio.gather(*(asyncio.to_thread(encoded, self.kit, uid, record) for uid, record in tasks))
-        groups = [[Episode(self.kit, start, i, sampling, step) for i in range(samples)] for start in starts]
+        longest = self.kit.rules.max_response_tokens
+        plans = [start.plan(prefix, step, samples, longest) for start in starts]
+        groups = [
+            [Episode(self.kit, start, row.sample, sampling, step, row) for row in plan.rows]
+            for start, plan in zip(starts, plans, strict=True)
+        ]
         done: list[Group] = [[] for _ in groups]
 
         async def finished(number: int) -> None:

@@ -21,8 +21,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from operator import itemgetter
 from typing import Any
 
+from hpt_megatron.algorithms.prefix import PrefixPlan, PrefixRow, PrefixSettings, make_plan
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.prompts import PromptRules
 from hpt_megatron.data.record import Record
@@ -106,16 +109,25 @@ class Start:
     ids: tuple[int, ...]
     views: tuple[View, ...]
     problem: str = ""
+    target_ids: tuple[int, ...] = ()  # what the assistant says first in the demonstration
+
+    def plan(self, prefix: PrefixSettings, step: int, samples: int, limit: int) -> PrefixPlan:
+        """How much of the demonstration each sample goes on from."""
+        tokens = len(self.target_ids)
+        return make_plan(prefix, step=step, prompt=self.uid, samples=samples, target_tokens=tokens, limit=limit)
 
 
 def encoded(kit: Kit, uid: str, record: Record) -> Start:
     """The prompt as the policy gets it; one that cannot be encoded says why, and ends as `bad_prompt`."""
     try:
-        ids, views = kit.prompting.made(replace(record, target=None)).ids, kit.prompting.views(record.images)
+        made, views = kit.prompting.made(record), kit.prompting.views(record.images)
     except UserError as error:
         LOG.warning("prompt %s: %s", uid, error)
         return Start(uid, record, (), (), str(error))
-    return Start(uid, record, ids, views)
+    first = tuple(
+        token for token, _ in takewhile(itemgetter(1), zip(made.target_ids, made.target_trained, strict=True))
+    )
+    return Start(uid, record, made.ids, views, target_ids=first)
 
 
 def seed_of(*parts: object) -> int:
@@ -130,7 +142,9 @@ def seed_of(*parts: object) -> int:
 class Episode:
     """One trajectory of one prompt."""
 
-    def __init__(self, kit: Kit, start: Start, sample: int, sampling: Sampling, step: int) -> None:
+    def __init__(
+        self, kit: Kit, start: Start, sample: int, sampling: Sampling, step: int, prefix: PrefixRow | None = None
+    ) -> None:
         self.kit, self.start, self.sample = kit, start, sample
         self._sampling, self._step = sampling, step
         self._builder = Builder(start.uid, sample)
@@ -148,8 +162,11 @@ class Episode:
         if start.problem:
             self.state = State(Phase.DONE, finish="bad_prompt")
             return
+        given = start.target_ids[: prefix.prefix_tokens] if prefix else ()
+        self._builder.prefix(given)
         visual = sum(view.tokens for view in start.views)
-        self._told(Prompted(len(start.ids), len(start.views), visual))
+        whole = prefix is not None and prefix.complete
+        self._told(Prompted(len(start.ids), len(start.views), visual, len(given), whole))
 
     @property
     def done(self) -> bool:

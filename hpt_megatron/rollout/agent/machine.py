@@ -86,11 +86,13 @@ class State:
 
 @dataclass(frozen=True)
 class Prompted:
-    """The prompt is encoded."""
+    """The prompt is encoded. `prefix`: tokens of the response that are given; `whole`: all of them are."""
 
     tokens: int
     images: int = 0
     visual: int = 0
+    prefix: int = 0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,8 @@ def observe(kind: Literal["shown", "nothing", "invalid", "failed"]) -> Act:
 
 def start(state: State, new: Prompted, rules: Rules) -> Step:
     """The first turn."""
-    state = replace(state, prompt=new.tokens, tokens=new.tokens, images=new.images, visual=new.visual)
+    tokens = new.tokens + new.prefix
+    state = replace(state, prompt=new.tokens, tokens=tokens, images=new.images, visual=new.visual)
     return replace(state, phase=Phase.GENERATE), Generate(room(state, rules))
 
 
@@ -273,6 +276,12 @@ def go_on(state: State, new: Measured, rules: Rules) -> Step:
     return counted, Generate(room(counted, rules))
 
 
+def no_room(state: State, new: Prompted, rules: Rules) -> bool:
+    """Behind the prompt, and the start of the response that is given, nothing can be sampled."""
+    in_all = new.tokens + new.prefix + rules.min_new_tokens > rules.max_model_len
+    return in_all or new.prefix + rules.min_new_tokens > rules.max_response_tokens
+
+
 def always(state: State, event: Any, rules: Rules) -> bool:
     """The last row of its kind."""
     return True
@@ -281,9 +290,9 @@ def always(state: State, event: Any, rules: Rules) -> bool:
 # phase, event, condition, what then
 TABLE: tuple[tuple[Phase, type, Condition, Act], ...] = (
     (Phase.INIT, Prompted, lambda s, e, r: e.tokens > r.max_prompt_tokens, finish("prompt_overflow")),
-    (Phase.INIT, Prompted, lambda s, e, r: e.tokens + r.min_new_tokens > r.max_model_len, finish("context_overflow")),
+    (Phase.INIT, Prompted, lambda s, e, r: e.whole, finish("target")),
+    (Phase.INIT, Prompted, no_room, finish("context_overflow")),
     (Phase.INIT, Prompted, too_many_images, finish("image_limit")),
-    (Phase.INIT, Prompted, lambda s, e, r: r.max_response_tokens < r.min_new_tokens, finish("context_overflow")),
     (Phase.INIT, Prompted, always, start),
     (Phase.GENERATE, Broke, lambda s, e, r: s.retries >= r.retries, finish("infra_error")),
     (Phase.GENERATE, Broke, always, again),

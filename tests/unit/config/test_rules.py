@@ -161,6 +161,20 @@ BROKEN = [
         "error",
     ),
     (
+        [SEVEN, "algorithm=luffy", "rollout=vrag", "rollout.search_url=http://h:1/s", "algorithm.prefix.min_ratio=0.5"],
+        *("algorithm.n_prefix", "start of a single response", "agent=single_turn", "error"),
+    ),
+    (
+        [SEVEN, "algorithm=luffy", "algorithm.prefix.strategy=none"],
+        *("algorithm.prefix.strategy", "asks for a prefix", "random", "error"),
+    ),
+    (
+        [SEVEN, "algorithm=luffy", "algorithm.prefix.strategy=linear_max"],
+        *("algorithm.prefix.strategy", "the whole target", "random or fixed", "error"),
+    ),
+    ([SEVEN, "algorithm=luffy", "algorithm.n_prefix=9"], "algorithm.n_prefix", "8 rows", "at most 8", "error"),
+    ([SEVEN, "algorithm=luffy", "algorithm.n_prefix=-1"], "algorithm.n_prefix", "leaves none", "at most 7", "error"),
+    (
         [SEVEN, "algorithm=luffy", "algorithm.offline_loss_type=none"],
         *("algorithm.offline_loss_type", "sets a row aside", "off_policy", "error"),
     ),

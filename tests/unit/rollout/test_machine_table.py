@@ -71,7 +71,10 @@ def test_every_row_is_reached_and_every_trajectory_ends_within_its_budgets():
     draw, taken = random.Random(0), set()
     for _ in range(6000):
         rules, state = random_rules(draw), State()
-        event = Prompted(draw.randint(1, 12), images := draw.randint(0, 1), 4 * images)
+        given = draw.choice((0, 0, 2))
+        event = Prompted(
+            draw.randint(1, 12), images := draw.randint(0, 1), 4 * images, given, draw.random() < given / 8
+        )
         for _ in range(60):
             before = state if not isinstance(event, Said) else None
             taken.add(row_of(state, event, rules))
