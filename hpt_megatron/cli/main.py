@@ -18,6 +18,7 @@ VERBS = {
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",
     "explain": "what an algorithm does with a prompt and with a token",
+    "log": "latency of turns, tools and trajectories from the files of a run",
     "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
