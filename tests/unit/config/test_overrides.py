@@ -110,6 +110,16 @@ def test_the_order_of_overrides_does_not_matter():
     assert load(words).values == load(words[::-1]).values
 
 
+def test_what_is_changed_in_one_result_is_not_changed_in_the_next():
+    """Files that ship are composed once for the same strings."""
+    first = load(["experiment=hpt-7b"])
+    first.values["algorithm"]["success"].clear()
+    first.values["layout"]["tp"] = 99
+    again = load(["experiment=hpt-7b"])
+    assert again.values["layout"]["tp"] == 4
+    assert again.values["algorithm"]["success"]
+
+
 def test_nothing_given_is_the_embedded_default():
     assert load([]).values == load(["experiment=tiny-hpt"]).values
 
