@@ -82,6 +82,7 @@ setup(
         ],
         "dev": [
             "pytest>=8",
+            "faiss-cpu>=1.9",  # the search service's other index, which an installation without it lacks
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff==0.17.6",

@@ -57,7 +57,8 @@ class Encoder:
                 data = sorted(answer.raise_for_status().json()["data"], key=lambda entry: entry["index"])
                 parts.append(np.array([entry["embedding"] for entry in data], dtype=np.float32))
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise HptError(f"gives no embeddings: {error}", where=self.url) from error
+                told = str(error).partition("\n")[0]
+                raise HptError(f"gives no embeddings: {told}", where=self.url) from error
         vectors = np.concatenate(parts)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
