@@ -75,6 +75,15 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModalityConfig:
+    """What the reward of a row is multiplied by, by what its prompt shows."""
+
+    text: float
+    image: float
+    images: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """What a rollout is worth, and who works that out."""
 
@@ -82,6 +91,7 @@ class RewardConfig:
     file: str | None
     preset: str | None
     weights: WeightsConfig
+    modality_weights: ModalityConfig
     workers: Count
     timeout_s: float
     run_code: bool

@@ -68,6 +68,16 @@ def check_reward_weights(run: RunConfig) -> Iterator[Problem]:
             yield Problem(path, share, f"{what} does not read it", "null, or a reward of 7 to 9", "warning")
 
 
+def check_modality_weights(run: RunConfig) -> Iterator[Problem]:
+    """A row is not paid for the opposite because of what it shows."""
+    modality_weights = run.reward.modality_weights
+    for key in ("text", "image", "images"):
+        weight = getattr(modality_weights, key)
+        if weight < 0:
+            path = f"reward.modality_weights.{key}"
+            yield Problem(path, weight, "a negative weight would pay for the opposite", "0 or more")
+
+
 def check_reward_limits(run: RunConfig) -> Iterator[Problem]:
     """A response has some time to be scored in."""
     reward = run.reward

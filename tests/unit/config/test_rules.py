@@ -316,6 +316,7 @@ BROKEN = [
     ([SEVEN, "rollout.top_k=0"], "rollout.top_k", "number of tokens", "-1", "error"),
     ([SEVEN, "rollout.val_temperature=-1"], "rollout.val_temperature", "negative", "0", "error"),
     ([SEVEN, "rollout.n_val=4"], "rollout.n_val", "same answer", "1", "warning"),
+    ([SEVEN, "reward.modality_weights.text=-1"], "reward.modality_weights.text", "the opposite", "0 or more", "error"),
     ([SEVEN, "rollout.max_images=-1"], "rollout.max_images", "number of images", "0 (none)", "error"),
     ([SEVEN, "rollout.mm_processor_cache_gb=-1"], "rollout.mm_processor_cache_gb", "memory", "0 (none)", "error"),
     ([SEVEN, "rollout=vrag"], "rollout.search_url", "vrag agent searches", "http", "error"),

@@ -161,3 +161,15 @@ def test_what_cannot_work_is_refused_before_the_first_sample(tmp_path, monkeypat
     tools.write_text(json.dumps({"components": [{"name": "tool_use", "settings": {"right": "code"}}]}))
     with pytest.raises(UserError, match="no component 'code' says what is right"):
         build_scorer(of(6, file=str(tools)))
+
+
+def test_the_runs_weight_of_a_modality_multiplies_any_reward_and_a_files_own(tmp_path):
+    words = ["reward.modality_weights.image=0.5"]
+    shown = Sample(turns=("<answer>4</answer>",), retrieved=("d/1",), reference=("d/1",), modality="image")
+    told = replace(shown, modality="text")
+    by_number = composition_of(load(["reward=rag", *words]).run.reward)
+    assert (by_number.score(shown).total, by_number.score(told).total) == (0.5, 1.0)
+    file = tmp_path / "own.json"
+    file.write_text('{"components": [{"name": "format", "weight": 1.0}], "modality": {"image": 0.5, "table": 3.0}}')
+    own = composition_of(load([f"reward.file={file}", *words]).run.reward)
+    assert dict(own.modality) == {"image": 0.25, "table": 3.0}
