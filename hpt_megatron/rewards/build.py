@@ -20,7 +20,7 @@ Example:
 
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hpt_megatron.config.run import RewardConfig
@@ -40,7 +40,8 @@ THREADS = 4  # at least, for what needs neither a process nor the network
 
 def composition_of(reward: RewardConfig) -> Composition:
     """What is added up, before anything is started for it; weights of the run come on top of a file's own."""
-    composition, more = _chosen(reward), asdict(reward.modality_weights)
+    composition, modality_weights = _chosen(reward), reward.modality_weights
+    more = {"text": modality_weights.text, "image": modality_weights.image, "images": modality_weights.images}
     own = composition.modality
     weights = {name: own.get(name, 1.0) * more.get(name, 1.0) for name in {*own, *more}}
     return replace(composition, modality={name: weight for name, weight in sorted(weights.items()) if weight != 1.0})
