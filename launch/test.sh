@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The second door: sets up, then runs linters, types and the whole test suite: what starts nothing on all cores at once,
-# then, one after the other, what has processes of its own. Arguments go to pytest, as in `./launch/test.sh -k wheel`, which
-# then runs once. All of it runs whatever fails; the exit code is the first that is not 0. CI runs exactly this, without
-# arguments.
+# The second door: sets up, then runs linters, types and the whole test suite, on all cores. Arguments go to pytest instead of
+# that, as in `./launch/test.sh -k wheel`. All of it runs whatever fails; the exit code is the first that is not 0. CI runs
+# exactly this, without arguments.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
@@ -22,11 +21,7 @@ run() { # run MODULE ARGUMENT...: a Python tool of the environment, with what it
 run ruff check
 run ruff format --check
 run mypy
-if (($#)); then
-    run pytest "$@"
-else
-    run pytest --numprocesses=logical --dist=loadfile -m "not slow"
-    run pytest -m slow
-fi
+if (($# == 0)); then set -- --numprocesses=logical --dist=loadgroup --no-loadscope-reorder; fi
+run pytest "$@"
 printf '[test] total: %d s\n' "$SECONDS"
 exit "$first"

@@ -42,6 +42,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, a file stays in one of them, and so do all files that share an engine."""
+    for item in items:
+        engines = "tests/engines/" in item.nodeid
+        item.add_marker(pytest.mark.xdist_group("engines" if engines else item.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Takes back the LD_PRELOAD that vLLM sets in its own process: the loader cannot read it in a path with a space,
