@@ -14,7 +14,7 @@ fast: $(PYTHON) ## the tests that need no torch; about 10 s
 	$(PYTHON) -m pytest -q -m fast
 
 check: ## linters, types, and every test that starts no process or engine; under 3 minutes
-	./launch/test.sh --numprocesses=logical --dist=loadgroup -m "not slow"
+	./launch/test.sh --numprocesses=logical --dist=loadscope -m "not slow"
 
 test: ## all of it, as CI runs it
 	./launch/test.sh

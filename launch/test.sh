@@ -21,7 +21,7 @@ run() { # run MODULE ARGUMENT...: a Python tool of the environment, with what it
 run ruff check
 run ruff format --check
 run mypy
-if (($# == 0)); then set -- --numprocesses=logical --dist=loadgroup --no-loadscope-reorder; fi
+if (($# == 0)); then set -- --numprocesses=logical --dist=loadscope --no-loadscope-reorder; fi
 run pytest "$@"
 printf '[test] total: %d s\n' "$SECONDS"
 exit "$first"

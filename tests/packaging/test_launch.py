@@ -182,7 +182,7 @@ def test_without_arguments_the_test_door_runs_every_test_on_all_cores(
     assert choose('key cpu >"$VENV/installed"').returncode == 0
     done = shell(copy / "launch" / "test.sh", HPT_EXTRA="cpu")
     asked = [line for line in done.stdout.splitlines() if line.startswith("-m pytest")]
-    assert asked == ["-m pytest --numprocesses=logical --dist=loadgroup --no-loadscope-reorder"]
+    assert asked == ["-m pytest --numprocesses=logical --dist=loadscope --no-loadscope-reorder"]
     assert done.returncode == 0
 
 
