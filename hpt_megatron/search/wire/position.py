@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpt_megatron.search.hit import Asked, Call, Hit, WireError, number, row, rows, text
+from hpt_megatron.search.wire import indexed
 
 
 def calls(asked: Sequence[Asked]) -> list[Call]:
@@ -22,12 +23,7 @@ def calls(asked: Sequence[Asked]) -> list[Call]:
 
 def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
     """Hits by id, as positions."""
-    found = {}
-    for entry in map(row, rows(payload)):
-        place = int(number(entry, "request_idx"))
-        if 0 <= place < len(asked):
-            found[asked[place].id] = [_hit(row(hit)) for hit in rows(entry.get("results"))]
-    return found
+    return indexed.read(payload, asked, _hit)
 
 
 def _hit(entry: dict[str, Any]) -> Hit:
@@ -47,8 +43,8 @@ def parse(params: Sequence[tuple[str, str]], body: Any) -> list[Asked]:
 
 def reply(asked: Sequence[Asked], hits: Mapping[str, Sequence[Hit]]) -> Any:
     """The server's side of `read`."""
+    return indexed.reply(asked, hits, _told)
 
-    def told(hit: Hit) -> dict[str, Any]:
-        return {"position": hit.position, "score": hit.score}
 
-    return [{"request_idx": int(one.id), "results": [told(hit) for hit in hits[one.id]]} for one in asked]
+def _told(hit: Hit) -> dict[str, Any]:
+    return {"position": hit.position, "score": hit.score}

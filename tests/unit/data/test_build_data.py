@@ -6,19 +6,16 @@ import pytest
 
 from hpt_megatron.config.load import load
 from hpt_megatron.data.build import build_sampler, difficulties, train_prompts, val_prompts
-from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.files import write_rows
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.data.samplers import BySuccess, Hard, Shuffled, Staged
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = write_tiny(tmp_path_factory.mktemp("model") / "tiny")
-    return Chat.open(folder), PictureRules.of_folder(folder)
+def model(tiny, chat):
+    return chat, PictureRules.of_folder(tiny)
 
 
 @pytest.fixture(scope="module")

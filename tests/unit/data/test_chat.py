@@ -7,7 +7,6 @@ import pytest
 
 from hpt_megatron.data.chat import Chat, as_parts
 from hpt_megatron.data.record import IMAGE, Message, marks_of
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.embedded.vocabulary import token_ids
 from hpt_megatron.errors import UserError
 
@@ -26,21 +25,11 @@ CONVERSATIONS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def chat(folder):
-    return Chat.open(folder)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
+def tokenizer(tiny):
     import torch  # noqa: F401  # before transformers, see Chat.open
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder))
+    return AutoTokenizer.from_pretrained(str(tiny))
 
 
 def expanded(ids, pad, counts):
@@ -86,7 +75,7 @@ def test_a_special_token_in_a_text_stays_text(chat):
     assert chat.ids("<|im_end|>", special=True) == [chat.marks.im_end]
 
 
-def test_marks_ends_and_forbidden_ids_are_the_folders(chat, folder):
+def test_marks_ends_and_forbidden_ids_are_the_folders(chat, tiny):
     ids = token_ids()
     assert chat.marks.image_pad == ids["<|image_pad|>"] != 151655
     assert chat.ends == {ids["<|im_end|>"], ids["<|endoftext|>"]}
@@ -94,7 +83,7 @@ def test_marks_ends_and_forbidden_ids_are_the_folders(chat, folder):
     assert not chat.forbidden & chat.ends
     assert {ids["<|im_start|>"], ids["<|video_pad|>"]} < chat.forbidden
     assert len(chat.forbidden) == 6
-    assert Chat.open(folder).fingerprint == chat.fingerprint
+    assert Chat.open(tiny).fingerprint == chat.fingerprint
 
 
 def test_ids_beyond_the_tokenizer_have_no_text(chat):
@@ -108,25 +97,25 @@ def test_a_conversation_with_too_few_images_is_refused(chat):
         chat.prompt([Message("tool", "")], [])
 
 
-def changed(folder, to, name, change):
-    shutil.copytree(folder, to, dirs_exist_ok=True)
+def changed(tiny, to, name, change):
+    shutil.copytree(tiny, to, dirs_exist_ok=True)
     path = to / name
     path.write_text(change(path.read_text()))
     return to
 
 
-def test_templates_of_another_form_are_refused(folder, tmp_path):
-    plain = changed(folder, tmp_path / "plain", "chat_template.jinja", lambda text: "{{ messages[0].content }}")
+def test_templates_of_another_form_are_refused(tiny, tmp_path):
+    plain = changed(tiny, tmp_path / "plain", "chat_template.jinja", lambda text: "{{ messages[0].content }}")
     with pytest.raises(UserError, match="is not ChatML"):
         Chat.open(plain)
     trimming = changed(
-        folder, tmp_path / "trims", "chat_template.jinja", lambda text: text.replace("item.text", "item.text | trim")
+        tiny, tmp_path / "trims", "chat_template.jinja", lambda text: text.replace("item.text", "item.text | trim")
     )
     with pytest.raises(UserError, match="not the one that is known"):
         Chat.open(trimming)
 
 
-def test_the_system_text_is_the_templates_own_or_none(folder, tmp_path):
+def test_the_system_text_is_the_templates_own_or_none(tiny, tmp_path):
     said = r"{{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' -}}"
     for name, text, system in (
         ("other", said.replace("You are a helpful assistant.", "Think."), "Think."),
@@ -137,16 +126,16 @@ def test_the_system_text_is_the_templates_own_or_none(folder, tmp_path):
             assert said in template
             return template.replace(said, text)
 
-        other = Chat.open(changed(folder, tmp_path / name, "chat_template.jinja", change))
+        other = Chat.open(changed(tiny, tmp_path / name, "chat_template.jinja", change))
         assert other.default_system == system
         start = "system\nThink.\n" if system else ""
         assert other.text(other.prompt([Message("user", "a")], [])) == f"{start}user\na\nassistant\n"
 
 
-def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_one_line(folder, tmp_path):
+def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_one_line(tiny, tmp_path):
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         Chat.open(tmp_path)
-    broken = changed(folder, tmp_path / "broken", "tokenizer.json", lambda text: text[:500])
+    broken = changed(tiny, tmp_path / "broken", "tokenizer.json", lambda text: text[:500])
     with pytest.raises(UserError, match="cannot be read"):
         Chat.open(broken)
 
@@ -160,7 +149,7 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_one_line(folder, t
         table["extra_special_tokens"].remove("<|video_pad|>")
         return json.dumps(table)
 
-    changed(folder, tmp_path / "few", "tokenizer.json", fewer)
+    changed(tiny, tmp_path / "few", "tokenizer.json", fewer)
     path = tmp_path / "few" / "tokenizer_config.json"
     path.write_text(unnamed(path.read_text()))
     with pytest.raises(UserError, match=r"lacks <.video_pad.>"):

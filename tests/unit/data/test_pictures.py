@@ -23,21 +23,15 @@ from hpt_megatron.data.pictures import (
     tokens,
 )
 from hpt_megatron.data.record import Source
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def processor(folder):
+def processor(tiny):
     import torch  # noqa: F401  # before transformers, see Chat.open
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(str(folder))
+    return AutoImageProcessor.from_pretrained(str(tiny))
 
 
 def noise(width, height, seed=0, mode="RGB"):
@@ -53,8 +47,8 @@ def encoded(image, kind="PNG", **options):
 
 
 @pytest.mark.parametrize("size", [(28, 28), (56, 56), (84, 56), (56, 140), (224, 196)])
-def test_patches_equal_the_processor_bit_for_bit(folder, processor, size):
-    rules, image = PictureRules.of_folder(folder), noise(*size)
+def test_patches_equal_the_processor_bit_for_bit(tiny, processor, size):
+    rules, image = PictureRules.of_folder(tiny), noise(*size)
     theirs = processor(images=[image], return_tensors="np")
     assert theirs["image_grid_thw"].tolist() == [list(grid(*size, rules))]
     ours = patches(image, rules)
@@ -62,9 +56,9 @@ def test_patches_equal_the_processor_bit_for_bit(folder, processor, size):
     assert np.array_equal(ours, theirs["pixel_values"])
 
 
-def test_an_image_of_its_shown_size_passes_the_processor_as_it_is(folder, processor):
+def test_an_image_of_its_shown_size_passes_the_processor_as_it_is(tiny, processor):
     """So an engine with the same processor sees our pixels, whatever the size of the original."""
-    rules = PictureRules.of_folder(folder)
+    rules = PictureRules.of_folder(tiny)
     draw = random.Random(1)
     for _ in range(20):
         original = noise(draw.randint(1, 400), draw.randint(1, 400))
@@ -128,14 +122,14 @@ def test_an_image_that_is_too_narrow_is_refused(size):
         shown_size(*size, PictureRules())
 
 
-def test_both_spellings_of_the_file_give_the_same_rules(tmp_path, folder):
-    tiny = PictureRules.of_folder(folder)
-    assert (tiny.min_pixels, tiny.max_pixels) == (784, 64 * 784)
-    table = json.loads((folder / "preprocessor_config.json").read_text())
+def test_both_spellings_of_the_file_give_the_same_rules(tmp_path, tiny):
+    own = PictureRules.of_folder(tiny)
+    assert (own.min_pixels, own.max_pixels) == (784, 64 * 784)
+    table = json.loads((tiny / "preprocessor_config.json").read_text())
     table["size"] = {"shortest_edge": table.pop("min_pixels"), "longest_edge": table.pop("max_pixels")}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": table}))
-    assert PictureRules.of_folder(tmp_path) == tiny
-    assert PictureRules.of_folder(tmp_path).fingerprint == tiny.fingerprint != PictureRules().fingerprint
+    assert PictureRules.of_folder(tmp_path) == own
+    assert PictureRules.of_folder(tmp_path).fingerprint == own.fingerprint != PictureRules().fingerprint
 
 
 @pytest.mark.parametrize(

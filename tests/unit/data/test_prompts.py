@@ -5,13 +5,11 @@ import io
 import pytest
 from PIL import Image
 
-from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.files import write_rows
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.data.prompts import PromptRules, Prompts, make_prompt
 from hpt_megatron.data.record import IMAGE, Message, Record, Source
 from hpt_megatron.data.rlhf_dataset import RLHFDatasetWithTarget
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import UserError
 
 
@@ -27,18 +25,8 @@ def row(index, question="count ?", target=None, images=(), **fields):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def chat(folder):
-    return Chat.open(folder)
-
-
-@pytest.fixture(scope="module")
-def rules(folder):
-    return PictureRules.of_folder(folder)
+def rules(tiny):
+    return PictureRules.of_folder(tiny)
 
 
 def test_a_prompt_is_followed_by_its_target_as_in_one_conversation(chat, rules):
@@ -111,11 +99,11 @@ def test_rows_are_removed_once_by_place_or_by_name_and_stay_removed(chat, rules)
     assert again.names == ["0", "3"]
 
 
-def test_the_face_of_the_released_code_gives_its_columns(chat, folder, tmp_path):
+def test_the_face_of_the_released_code_gives_its_columns(chat, tiny, tmp_path):
     said = [{"role": "assistant", "content": "1 2 3 4 5 6"}]
     rows = [{"prompt": "1+1 ?", "target": said, "index": i, "reward_model": {"ground_truth": "2"}} for i in range(4)]
     write_rows(tmp_path / "a.parquet", rows)
-    data = RLHFDatasetWithTarget(str(tmp_path / "a.parquet"), folder, max_prompt_length=64, max_prefix_len=5)
+    data = RLHFDatasetWithTarget(str(tmp_path / "a.parquet"), tiny, max_prompt_length=64, max_prefix_len=5)
     item = data[2]
     assert len(item["input_ids"]) == len(item["attention_mask"]) == 64
     assert sum(item["attention_mask"]) == len(data.prompts["2"].ids)

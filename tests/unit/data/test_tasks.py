@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.corpus import read_pages
 from hpt_megatron.data.pictures import PictureRules, decode, open_source, show, shown_size
 from hpt_megatron.data.prompts import PromptRules, make_prompt
@@ -16,15 +15,13 @@ from hpt_megatron.data.tasks import drawing
 from hpt_megatron.data.tasks.make import TASKS, make, records
 from hpt_megatron.data.tasks.several import hops, lookup_pages, values
 from hpt_megatron.data.tasks.single import held_out
-from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.turns import can_be_done, first_action
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = write_tiny(tmp_path_factory.mktemp("model") / "tiny")
-    return Chat.open(folder), PictureRules.of_folder(folder)
+def model(tiny, chat):
+    return chat, PictureRules.of_folder(tiny)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,22 +104,16 @@ print([p.right for p in load(["reward.reward_impl_version=101"]).problems if "re
 
 
 @pytest.mark.slow
-def test_number_100_of_another_package_scores_in_a_process_without_a_change_here(tmp_path):
-    """The page's example as a real installed distribution: a module and its metadata on the path of a fresh process."""
+def test_number_100_of_another_package_scores_in_a_process_without_a_change_here(with_plugin):
+    """The page's example as it stands there."""
     page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text("utf-8")
     example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Vowels" in block)
-    (tmp_path / "vowel_reward.py").write_text(example)
-    metadata = tmp_path / "vowel_reward-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-reward\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
+    entry_points = (
         "[hpt_megatron.reward_numbers]\n100 = vowel_reward:mine\n[hpt_megatron.rewards]\nvowels = vowel_reward:Vowels\n"
     )
-    program = f"import sys; sys.path.append({str(tmp_path)!r})\n{USE}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "[0.75, 0.0] 2"
-    assert "found: 100" in done.stdout.splitlines()[1]
+    scores, names = with_plugin("vowel_reward", example, entry_points, USE).splitlines()
+    assert scores == "[0.75, 0.0] 2"
+    assert "found: 100" in names
 
 
 def test_a_file_comes_before_a_preset_and_a_preset_before_the_number(tmp_path):

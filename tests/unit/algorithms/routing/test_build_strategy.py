@@ -1,8 +1,5 @@
 """From configuration to strategies: every name builds what it says, and another package can add one."""
 
-import subprocess
-import sys
-
 import pytest
 
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
@@ -73,14 +70,6 @@ def test_no_algorithm_file_is_left_out_above():
     }
 
 
-def test_another_package_adds_a_strategy_through_an_entry_point(tmp_path):
-    """A real installed distribution: a module and its metadata on the path of a fresh process."""
-    (tmp_path / "coin_strategy.py").write_text(PLUGIN)
-    metadata = tmp_path / "coin_strategy-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: coin-strategy\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[hpt_megatron.strategies]\ncoin = coin_strategy:Coin\n")
-    program = f"import sys; sys.path.append({str(tmp_path)!r})\n{USE}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['explore', 'imitate', 'explore'] one of switch, soft, no, adaptive, anneal, coin"
+def test_another_package_adds_a_strategy_through_an_entry_point(with_plugin):
+    said = with_plugin("coin_strategy", PLUGIN, "[hpt_megatron.strategies]\ncoin = coin_strategy:Coin\n", USE)
+    assert said.strip() == "['explore', 'imitate', 'explore'] one of switch, soft, no, adaptive, anneal, coin"
