@@ -26,7 +26,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.planning.devices import Asked
 from hpt_megatron.planning.engine import engine_of
-from hpt_megatron.planning.memory import Phase, bucket_bytes, home_bytes, phases, rollout_phase
+from hpt_megatron.planning.memory import Phase, bucket_bytes, phases, rollout_phase, sent_bytes
 from hpt_megatron.planning.parameters import stages_of
 from hpt_megatron.planning.roles import trainer_roles
 from hpt_megatron.planning.step_time import moves, passes, rollout, short_publish
@@ -221,7 +221,7 @@ def _try(
         return
     seconds = trainer_seconds(chosen, asked, work, split)
     worst = max(own, key=lambda phase: phase.bytes)
-    home = 0 if split else home_bytes(chosen, work, device) + bucket_bytes(run) + 2 * device.runtime
+    sent = 0 if split else sent_bytes(chosen, work, device) + bucket_bytes(run) + 2 * device.runtime
     for tp, part in engines.items():
         one = replace(choice, rollout_tp=tp)
         if part.against:
@@ -229,10 +229,10 @@ def _try(
             continue
         together = applied(run, one)
         engine = engine_of(together, device)
-        publish = home + engine.weights
+        publish = sent + engine.weights
         if publish > device.room:
             needs = f"publish needs {publish / GIB:,.1f} GiB of {device.room / GIB:,.1f}"
-            yield Refused(one, f"{needs}: the trainer's state beside the engine's weights")
+            yield Refused(one, f"{needs}: the trainer's weights beside the engine's")
             continue
         total = seconds + part.seconds + short_publish(together, asked, engine, split)
         sizes = {worst.name: worst.bytes, "rollout": part.phase.bytes, "publish": publish}

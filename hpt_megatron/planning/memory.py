@@ -277,15 +277,20 @@ def rollout_phase(run: RunConfig, device: Device, split: bool = False) -> Phase:
     return made("rollout", "engine", 0, "sampling", terms)
 
 
+def while_sent(rank: Rank) -> list[tuple[str, int]]:
+    """The trainer while its weights are sent: all else goes out first, and on a host has nowhere to go."""
+    kept = state(rank, moments=not rank.run.trainer.optimizer_offload) if rank.device.processes else []
+    return [*weights(rank), *kept]
+
+
 def publish_phase(run: RunConfig, device: Device, stage: Stage, bucket: int, split: bool = False) -> Phase:
-    """Trainer at home, engine's weights there, its cache not yet; what two buckets take on either side.
+    """The trainer's weights, the engine's, its cache not yet; what two buckets take on either side.
 
     Where devices are split it is the engine's, cache included, for the trainer's holds less than in its update.
     """
     rank, engine = Rank(run, device, Workload.of(run), POLICY, stage), engine_of(run, device)
-    own = [*weights(rank), *state(rank, moments=not run.trainer.optimizer_offload)]
     terms = [
-        *([("cache of keys and values", engine.cache)] if split else own),
+        *([("cache of keys and values", engine.cache)] if split else while_sent(rank)),
         ("engine weights", engine.weights),
         ("buckets, sent and received", bucket),
         ("context and libraries", (1 if split else 2) * device.runtime),
@@ -324,6 +329,15 @@ def holdings(run: RunConfig, device: Device, work: Workload) -> list[Holding]:
 def home_bytes(run: RunConfig, work: Workload, device: Device) -> int:
     """What the policy's trainer has at home between passes, on its fullest stage."""
     return holdings(run, device, work)[0].bytes
+
+
+def sent_bytes(run: RunConfig, work: Workload, device: Device) -> int:
+    """What the policy's trainer holds while its weights are sent, on its fullest stage."""
+    ranks = [
+        Rank(run, device, work, POLICY, stage)
+        for stage in telling(stages_of(run.model, run.layout, run.trainer.freeze, POLICY.vocabulary))
+    ]
+    return max(sum(size for _, size in while_sent(rank)) for rank in ranks)
 
 
 def bucket_bytes(run: RunConfig) -> int:

@@ -12,6 +12,9 @@
                        sleeps
     all comes back
 
+A sleeping engine keeps no copy of its weights: in host memory there is none to spare beside the trainer's state, and a
+publish brings them anyway. So each publish is then of everything, what is frozen included.
+
 On a host without an accelerator the same calls are made in the same order. No memory is given back there, so what is
 proven without a GPU is the order and what each side refuses in between, not the bytes.
 

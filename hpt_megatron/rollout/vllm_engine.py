@@ -44,7 +44,7 @@ class VllmEngine:
         self.run, self.folder, self.more = run, folder, more
         held_back = (run.model.image_token_id, run.model.video_token_id) if forbidden is None else forbidden
         self.forbidden = tuple(token for token in held_back if token is not None)
-        self.whole = True  # False while the weights may be a mixture
+        self.whole = True  # False while the weights may be a mixture, or are gone
         self.awake: set[Asleep] = {"weights", "cache"}
         self.cache_tokens = 0
         self._numbers = iter(range(1 << 62))
@@ -107,7 +107,7 @@ class VllmEngine:
 
     def _ready(self) -> None:
         if not self.whole:
-            what = "its weights are a mixture: the last update did not come to its end"
+            what = "its weights are a mixture or gone: no update has come to its end since it lost them"
             raise HptError(what, where="engine", mend="publish everything before it generates")
         if len(self.awake) < 2:
             raise HptError("it sleeps", where="engine", mend="wake its weights and its cache before it generates")
@@ -168,7 +168,8 @@ class VllmEngine:
     def sleep(self) -> None:
         """Waits for what runs, empties the caches, and gives the device's memory back where the device can."""
         if self.on_gpu:
-            self._wait(self._engine.sleep(level=1, mode="wait"))
+            self._wait(self._engine.sleep(level=2, mode="wait"))
+            self.whole = False  # the weights are given up: the next publish is of everything
         else:
             self._wait(self._engine.pause_generation(mode="wait", clear_cache=True))
         self.awake = set()

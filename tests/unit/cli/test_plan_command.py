@@ -174,7 +174,7 @@ def test_validation_refuses_a_run_that_fits_on_no_device(capsys):
     words = ["config", "validate", "experiment=hpt-72b", "layout=tp2"]
     assert main(words) == 2
     told = capsys.readouterr().out
-    assert "error: layout = tp 2, pp 1, vpp 1, cp 1, dp 32, recompute full, engines of 8: publish needs " in told
+    assert "error: layout = tp 2, pp 1, vpp 1, cp 1, dp 32, recompute full, engines of 8: update needs " in told
     assert "no larger device is known than B200 HGX 192 GB" in told
     assert "invalid: 1 error, 0 warnings" in told
     assert main([*words, "--json"]) == 2

@@ -49,6 +49,14 @@ def test_every_phase_is_the_sum_of_terms_above_zero():
             assert len(terms(phase)) == len(phase.terms), "a name stands for one amount"
 
 
+def test_while_weights_are_sent_a_device_holds_nothing_else_of_the_trainer():
+    """As rollout/colocated.py goes about it; a host has nowhere to put the rest."""
+    sent = terms(of("experiment=hpt-7b")["publish"])
+    assert sent["weights"] == terms(of("experiment=hpt-7b")["update"])["weights"]
+    assert not set(STATE[1:]) & set(sent)
+    assert set(STATE) - {"main parameters, float32"} <= set(terms(of(device=read_devices("host:2").device)["publish"]))
+
+
 def test_a_layer_keeps_what_its_operators_save():
     """Of 7B at tp 4 in bf16 with fused kernels: norms 4h, q + 2k, q + k, q, 3f over 4 ranks; 4d for the angles."""
     run = load(["experiment=hpt-7b"]).run
