@@ -68,11 +68,13 @@ logger = logging.getLogger(__name__)
 class MegatronWorker:
     """One process; see the module."""
 
-    def __init__(self, run: RunConfig, head: Head = "tokens", train: bool = True) -> None:
+    def __init__(
+        self, run: RunConfig, head: Head = "tokens", train: bool = True, forbidden: tuple[int, ...] = ()
+    ) -> None:
         self.run, self.head, self.train = run, head, train
         self.holders = Placeholders.of(run.model)
-        # Never sampled; whoever knows the tokenizer sets the engine's whole list.
-        self.forbidden = (self.holders.image, self.holders.video) if self.holders else ()
+        # Never sampled: the engine's list (`VllmEngine.forbidden`), or what stands for images alone.
+        self.forbidden = forbidden or ((self.holders.image, self.holders.video) if self.holders else ())
         self.models: list[Any] = []
         self.optimizer: Any = None
         self.frozen: set[str] = set()
@@ -287,7 +289,7 @@ class MegatronWorker:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint that this stage holds, whole, by its name; all ranks of a stage go along."""
-        self._at_home()
+        self._at_home(but_for="gradients")
         self._arrived()
         for name, param in parameters_of(self.models):
             if not (self.table.model.tie_word_embeddings and name == "output_layer.weight"):
@@ -323,7 +325,8 @@ class MegatronWorker:
     def digest(self) -> dict[str, str]:
         """SHA-256 of every tensor of the checkpoint that this stage holds."""
         return {
-            name: hashlib.sha256(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+            # Of a copy: a buffer that numpy has looked at could never be moved out again.
+            name: hashlib.sha256(tensor.cpu().clone().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
             for name, tensor in self.weights()
         }
 

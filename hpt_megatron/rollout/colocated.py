@@ -24,7 +24,7 @@ Invariants
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from hpt_megatron.rollout.engine import Asleep
@@ -55,15 +55,18 @@ class Sleeper(Protocol):
 @contextmanager
 def shared_devices(trainer: Trainer, engine: Sleeper, publish: Callable[[], T]) -> Iterator[T]:
     """Inside, the engine has the devices, at the trainer's weights. It sleeps before and after."""
-    trainer.offload(weights=False)
     try:
-        engine.wake("weights")
+        trainer.offload(weights=False)
         try:
+            engine.wake("weights")
             published = publish()
             trainer.offload()
             engine.wake("cache")
             yield published
-        finally:
-            engine.sleep()
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what is told
+                engine.sleep()
+            raise
+        engine.sleep()
     finally:
         trainer.onload()

@@ -30,6 +30,10 @@ class EngineDiedError(HptError):
     """The processes of an engine are gone; what it was asked can be asked elsewhere."""
 
 
+class RequestRefusedError(HptError):
+    """One request that the engine does not begin; others are not concerned."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Token ids, with one placeholder for each image, and the images."""

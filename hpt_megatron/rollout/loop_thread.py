@@ -9,6 +9,7 @@ Example: loop = LoopThread("agent"); loop.run(work()); loop.close()
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,9 +23,13 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """What the work will answer; cancelling it ends the work."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What the work answers; never call it from the loop itself."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.submit(work)
         try:
             return future.result()
         except BaseException:
@@ -32,9 +37,16 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Ends the loop and its thread."""
+        """Ends what still runs, the loop and its thread."""
         if self._thread.is_alive():
+            self.run(self._ended())
             self.run(self._loop.shutdown_default_executor())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    async def _ended(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)

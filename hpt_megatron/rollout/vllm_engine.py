@@ -24,14 +24,14 @@ Invariants
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, Sampled, Sampling
+from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, RequestRefusedError, Sampled, Sampling
+from hpt_megatron.rollout.loop_thread import LoopThread
 from hpt_megatron.rollout.vllm_settings import engine_settings, sampling_params, set_environment
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class VllmEngine:
         self.whole = True  # False while the weights may be a mixture, or are gone
         self.awake: set[Asleep] = {"weights", "cache"}
         self.cache_tokens = 0
+        self._vllm: Any = None
+        self._thread: LoopThread | None = None
         self._numbers = iter(range(1 << 62))
         self._running: set[str] = set()
         self._aborts = 0
@@ -57,11 +59,13 @@ class VllmEngine:
 
         self.on_gpu = torch.cuda.is_available()
         set_environment(self.on_gpu)
-        self._loop, self._order = asyncio.new_event_loop(), asyncio.Lock()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
-        self._thread.start()
-        self._engine = self._wait(self._create())
+        self._thread, self._order = LoopThread("vllm"), asyncio.Lock()
+        self._vllm = self._thread.run(self._create())
         self.cache_tokens = int(self._engine.vllm_config.cache_config.kv_cache_size_tokens or 0)
+        self.tell_cache()
+
+    def tell_cache(self) -> None:
+        """To the log: how much of what it is asked is generated at a time."""
         longest = self.run.rollout.max_model_len
         logger.info(
             "engine: cache for %d tokens, %.1f rows of the longest (%d)",
@@ -69,6 +73,12 @@ class VllmEngine:
             self.cache_tokens / longest,
             longest,
         )
+
+    @property
+    def _engine(self) -> Any:
+        if self._vllm is None:
+            raise self._died()
+        return self._vllm
 
     async def _create(self) -> Any:
         from vllm import AsyncEngineArgs
@@ -80,7 +90,9 @@ class VllmEngine:
     def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
         """`sampling.n` responses, in order. One engine has no use for the key."""
         self._ready()
-        return asyncio.run_coroutine_threadsafe(self._one(prompt, sampling, self._aborts), self._loop)
+        if self._thread is None or self._vllm is None:
+            raise self._died()
+        return self._thread.submit(self._one(prompt, sampling, self._aborts))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         """`sampling.n` responses to each prompt, waited for."""
@@ -113,10 +125,15 @@ class VllmEngine:
             raise HptError("it sleeps", where="engine", mend="wake its weights and its cache before it generates")
 
     async def _one(self, prompt: Prompt, sampling: Sampling, aborts: int) -> list[Sampled]:
-        # Requests with images are prepared in threads, and would overtake one another.
-        async with self._order if self.run.rollout.deterministic else contextlib.nullcontext():
-            asked = await self._ask(prompt, sampling, aborts)
-        return await self._answer(*asked)
+        try:
+            # Requests with images are prepared in threads, and would overtake one another.
+            async with self._order if self.run.rollout.deterministic else contextlib.nullcontext():
+                asked = await self._ask(prompt, sampling, aborts)
+            return await self._answer(*asked)
+        except asyncio.CancelledError:
+            if self._vllm is None:  # not the caller's wish: the engine is being ended
+                raise self._died() from None
+            raise
 
     async def _ask(self, prompt: Prompt, sampling: Sampling, aborts: int) -> tuple[str, Any]:
         from vllm.exceptions import VLLMClientError
@@ -128,9 +145,7 @@ class VllmEngine:
         try:
             queue = await self._engine.add_request(name, request, sampling_params(sampling))
         except (VLLMClientError, ValueError) as error:  # what vLLM refuses to begin
-            raise HptError(f"refuses a request: {error}", where="engine") from error
-        except Exception as error:
-            raise self._died(error) from error
+            raise RequestRefusedError(f"refuses a request: {error}", where="engine") from error
         self._running.add(name)
         if self._aborts != aborts:  # it was on its way when all were aborted
             await self._engine.abort(name)
@@ -142,19 +157,22 @@ class VllmEngine:
             while not said.finished:
                 said = await queue.get()
         except asyncio.CancelledError:
-            await self._engine.abort(name)
+            if self._vllm is not None:
+                await self._vllm.abort(name)
             raise
         except Exception as error:
-            raise self._died(error) from error
+            raise self._told(error) from error
         finally:
             self._running.discard(name)
             queue.close()
         return [_sampled(output) for output in sorted(said.outputs, key=lambda output: output.index)]
 
-    def _died(self, error: Exception) -> Exception:
-        if not self._engine.errored:
-            return error
+    def _died(self) -> EngineDiedError:
         return EngineDiedError("its processes are gone", where="engine", mend="start another; nothing it held is kept")
+
+    def _told(self, error: Exception) -> Exception:
+        """What vLLM raises, in our words where its processes are gone."""
+        return error if self.healthy() or isinstance(error, HptError) else self._died()
 
     def abort(self) -> None:
         """Ends what is being generated; each response is answered as far as it came."""
@@ -163,7 +181,7 @@ class VllmEngine:
 
     def healthy(self) -> bool:
         """Whether it was started and its processes are there."""
-        return hasattr(self, "_engine") and not self._engine.errored
+        return self._vllm is not None and not self._vllm.errored
 
     def sleep(self) -> None:
         """Waits for what runs, empties the caches, and gives the device's memory back where the device can."""
@@ -223,27 +241,34 @@ class VllmEngine:
         return list(self._wait(self._engine.collective_rpc(method, args=arguments)))
 
     def stop(self) -> None:
-        """Ends the engine's processes and the thread."""
-        if hasattr(self, "_thread") and self._thread.is_alive():
-            if hasattr(self, "_engine"):
-                self._wait(self._ended())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        """Ends the engine's processes and the thread; what it was still asked is answered that it died."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.run(self._ended())
+            thread.close()
 
     def restart(self) -> None:
         """The folder's weights again, in new processes: it wants a publish before its first request."""
+        self.whole = False
         self.stop()
         self._running.clear()
         self.awake = {"weights", "cache"}
         self.start()
-        self.whole = False
 
     async def _ended(self) -> None:
-        self._engine.shutdown()
-        del self._engine  # while everything that it needs to end is still there
+        vllm, self._vllm = self._vllm, None
+        if vllm is not None:
+            vllm.shutdown()
+            del vllm  # while everything that it needs to end is still there
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if self._thread is None:
+            work.close()
+            raise self._died()
+        try:
+            return self._thread.run(work)
+        except Exception as error:
+            raise self._told(error) from error
 
 
 def _sampled(output: Any) -> Sampled:

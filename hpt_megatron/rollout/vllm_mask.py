@@ -13,7 +13,7 @@ import torch
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-KEY = "hpt_forbidden"
+from hpt_megatron.rollout.vllm_settings import FORBIDDEN
 
 
 class Forbidden(LogitsProcessor):
@@ -21,7 +21,7 @@ class Forbidden(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         told: dict[str, Any] = dict(vllm_config.additional_config or {})
-        self.ids = torch.tensor(told.get(KEY, ()), dtype=torch.int64, device=device)
+        self.ids = torch.tensor(told.get(FORBIDDEN, ()), dtype=torch.int64, device=device)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """In place."""

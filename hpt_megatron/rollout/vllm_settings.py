@@ -13,8 +13,9 @@ from typing import Any
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.rollout.engine import Sampling
 from hpt_megatron.rollout.publish import TORCH_NAMES
-from hpt_megatron.rollout.vllm_mask import KEY
 
+FORBIDDEN = "hpt_forbidden"
+"""The list's name in `additional_config`."""
 EVERYWHERE = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 WITHOUT_GPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 """Whoever sets any of these otherwise is obeyed."""
@@ -45,7 +46,7 @@ def engine_settings(run: RunConfig, folder: str, forbidden: Sequence[int], on_gp
         "enable_sleep_mode": on_gpu,
         "logprobs_mode": "processed_logprobs",  # under the temperature and the mask that sampled
         "logits_processors": ["hpt_megatron.rollout.vllm_mask:Forbidden"],
-        "additional_config": {KEY: list(forbidden)},
+        "additional_config": {FORBIDDEN: list(forbidden)},
         "weight_transfer_config": {"backend": "hpt"},
         "worker_extension_cls": "hpt_megatron.rollout.vllm_worker.Extension",
         "disable_log_stats": True,

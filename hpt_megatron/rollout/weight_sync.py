@@ -11,8 +11,10 @@ Invariants
     1. An engine takes part only once it has everything of the current version.
     2. After a failure the next publish opens a new session and sends everything; nothing is retried in silence.
     3. Whatever a session left on the host is removed by `close`, and before another is opened.
+    4. One thing at a time: a replica that comes back in another thread waits for a publish, and a publish for it.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,11 +81,16 @@ class WeightSync:
         self.transport = transport or Transport()
         self.version: str | None = None
         self.published = 0
+        self._lock = threading.RLock()
         self._session: Session | None = None
         self._next = ALL
 
     def publish(self, version: str) -> Published:
         """Brings every engine to the trainer's weights."""
+        with self._lock:
+            return self._publish(version)
+
+    def _publish(self, version: str) -> Published:
         which = self._next
         if self._session is None:
             self._session, which = self._meet(self.engines), ALL
@@ -104,6 +111,10 @@ class WeightSync:
 
     def join(self, engine: Replica) -> None:
         """Gives a replica everything, before its first request, and lets it take part from then on."""
+        with self._lock:
+            self._join(engine)
+
+    def _join(self, engine: Replica) -> None:
         if self.version is None:
             raise HptError("nothing has been published yet", mend="publish first; the replica then takes part")
         self.close()  # the next publish is to other engines than this session's
@@ -116,9 +127,11 @@ class WeightSync:
             self.engines.append(engine)
 
     def leave(self, engine: Replica) -> None:
-        """Goes on without an engine."""
-        self.close()
-        self.engines.remove(engine)
+        """Goes on without an engine, if it takes part."""
+        with self._lock:
+            if engine in self.engines:
+                self.close()
+                self.engines.remove(engine)
 
     def verify(self) -> None:
         """Compares what each engine computes with to what the trainer holds; a difference names the tensors."""

@@ -325,6 +325,33 @@ def test_what_is_moved_out_comes_back_bit_for_bit(folder: Path, batch: Batch, dt
         assert out == [0] * 6
 
 
+def while_sent(where: Rendezvous, config: RunConfig, batch: Batch) -> list[Any]:
+    """Digests before and while all but the weights is out, what an update says then, and the step that follows."""
+    worker = started(where, config)
+    parts, before = worker.split(batch), worker.digest()
+    worker.offload(weights=False)
+    buffers = [buffer for model in worker.models for buffer in model.buffers]
+    out = sum(b.grad_data.untyped_storage().nbytes() for b in buffers)
+    same = worker.digest() == before
+    try:
+        worker.update(parts, components())
+        said = ""
+    except HptError as error:
+        said = str(error)
+    worker.offload()
+    worker.onload()
+    return [out, same, said, worker.update(parts, components(), plain(worker)).loss]
+
+
+def test_weights_can_be_read_and_sent_while_all_else_is_out(folder: Path, batch: Batch) -> None:
+    """The order in which engine and trainer share devices; what is read is what publishing compares."""
+    config = untied(Layout(tp=2), folder)
+    stayed = run(2, offload_in_between, config, batch, False)[0][0][0]
+    for out, same, said, loss in run(2, while_sent, config, batch):
+        assert (out, same, loss) == (0, True, stayed)
+        assert "its gradients are moved out; call onload() first" in said
+
+
 def while_away(where: Rendezvous, config: RunConfig, batch: Batch) -> list[str]:
     """What is said to a call between `offload` and `onload`."""
     worker = started(where, config)

@@ -14,6 +14,7 @@ from hpt_megatron.data.pictures import PictureRules, grid, patches, tokens
 from hpt_megatron.data.record import Message
 from hpt_megatron.rollout.engine import Prompt, Sampling
 from hpt_megatron.rollout.forbidden import forbidden_ids
+from hpt_megatron.rollout.trajectory import collapsed
 
 pytestmark = pytest.mark.slow
 SAMPLES, NEW_TOKENS = 3, 10
@@ -36,19 +37,13 @@ def score(where, run, batch, forbidden):
     """One process of the trainer."""
     from hpt_megatron.mcore.worker import MegatronWorker
 
-    worker = MegatronWorker(run, train=False)
-    worker.forbidden = forbidden
+    worker = MegatronWorker(run, train=False, forbidden=forbidden)
     worker.start(where)
     parts = worker.split(batch)
     return [
         (part.rows.fields["sample"], part.rows.lengths, said["logp"])
         for part, said in zip(parts, worker.log_probs(parts), strict=True)
     ]
-
-
-def collapsed(ids, pad):
-    """One placeholder for each image, as the engine wants it."""
-    return tuple(token for place, token in enumerate(ids) if token != pad or ids[place - 1] != pad)
 
 
 def sampled_rows(engine, chat, rules, first, second):

@@ -100,10 +100,12 @@ def test_a_seed_gives_the_same_rollouts_and_another_gives_others(served):
 
 def test_validation_is_drawn_its_own_way(served):
     run = load_run(["rollout.n_val=3", "rollout.val_temperature=0.5", "rollout.val_top_p=0.9", "rollout.top_k=7"])
-    how = Sampling.of_validation(run.rollout, max_tokens=6)
-    assert (how.n, how.temperature, how.top_p, how.top_k) == (3, 0.5, 0.9, -1)
-    assert len(served.generate([TEXT], how)[0]) == 3
-    assert Sampling.of_training(run.rollout, n=8, max_tokens=6).top_k == 7
+    drawn = served.generate([TEXT], Sampling.of_validation(run.rollout, max_tokens=6))[0]
+    assert len(drawn) == 3
+    greedy = load_run([]).rollout
+    assert greedy.val_temperature == 0
+    (alone,) = served.generate([TEXT], Sampling.of_validation(greedy, max_tokens=6))[0]
+    assert alone.ids == served.generate([TEXT], GREEDY)[0][0].ids[: len(alone.ids)]
 
 
 def test_it_goes_on_from_the_start_of_a_response(served):
@@ -141,8 +143,14 @@ def test_a_request_that_cannot_be_is_refused_in_a_line_and_harms_no_other(served
     assert served.healthy()
 
 
-def test_the_cache_is_measured(served):
+def test_the_cache_is_measured_and_its_size_logged(folder, served, caplog):
+    """What is logged at the start is what is told here; the shared engine has started before."""
     assert served.cache_tokens >= 1024
+    with caplog.at_level("INFO", "hpt_megatron.rollout.vllm_engine"):
+        served.tell_cache()
+    assert (
+        f"cache for {served.cache_tokens} tokens, {served.cache_tokens / 1024:.1f} rows of the longest" in caplog.text
+    )
 
 
 def test_a_deterministic_turn_gives_the_same_bits_every_time(served, processor, picture):
@@ -226,7 +234,7 @@ def kill(engine):
 
 
 def test_a_replica_that_dies_is_started_again_and_what_it_was_asked_is_asked_again(served):
-    """Alone, so that its requests must wait for it; then it goes to sleep and wakes like any other."""
+    """Alone, so that its requests must wait for it; how others take over is `tests/unit/rollout/test_replicas.py`'s."""
     caught_up = threading.Event()
 
     def revive(engine):
