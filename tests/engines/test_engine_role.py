@@ -6,7 +6,6 @@ has to give.
 
 import os
 import signal
-import threading
 
 import pytest
 from prompts import prompt_of
@@ -231,29 +230,6 @@ def kill(engine):
     """SIGKILL to the process in which the engine computes."""
     (process,) = engine._engine.engine_core.resources.engine_manager.processes
     os.kill(process.pid, signal.SIGKILL)
-
-
-def test_a_replica_that_dies_is_started_again_and_what_it_was_asked_is_asked_again(served):
-    """Alone, so that its requests must wait for it; how others take over is `tests/unit/rollout/test_replicas.py`'s."""
-    caught_up = threading.Event()
-
-    def revive(engine):
-        engine.restart()
-        with pytest.raises(HptError, match="mixture"):
-            engine.submit(TEXT, GREEDY)
-        engine.whole = True  # a publish would, see test_publishing.py
-        caught_up.set()
-
-    replicas = Replicas([served], revive)
-    expected = replicas.generate([TEXT], GREEDY)
-    waiting = replicas.submit(TEXT, LONG, key="a")
-    kill(served)
-    later = replicas.submit(TEXT, GREEDY, key="a")
-    assert later.result(timeout=300) == expected[0]
-    assert caught_up.is_set()
-    assert len(waiting.result(timeout=300)[0].ids) == 900
-    assert replicas.deaths == {0: 1}
-    assert replicas.healthy()
 
 
 def test_replicas_that_die_again_and_again_are_given_up(served):

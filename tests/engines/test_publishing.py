@@ -4,6 +4,9 @@ The engines start from other weights than the trainer's, so nothing here is righ
 GPUs, and trainers on other hosts (the copies of `sent` go through the loopback address here).
 """
 
+import os
+import signal
+import threading
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -17,6 +20,7 @@ from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.engine import Prompt, Sampling
 from hpt_megatron.rollout.publish import meeting, publish, together, verify
+from hpt_megatron.rollout.replicas import Replicas
 from hpt_megatron.rollout.vllm_engine import VllmEngine
 from hpt_megatron.rollout.weight_sync import Transport, WeightSync
 from hpt_megatron.weights.plan.cost import cost
@@ -203,6 +207,29 @@ def versions(answers):
     return {each for answer in answers for each in answer.versions}
 
 
+def replaced(sync, served, late):
+    """The second of two is killed while it generates: it comes back at the current version, and nothing is lost."""
+    revived = threading.Event()
+
+    def revive(engine):
+        engine.restart()
+        sync.join(engine)
+        revived.set()
+
+    replicas = Replicas([served, late], revive, lost=sync.leave)
+    long = Sampling(temperature=1, max_tokens=400, ignore_eos=True, seed=1)
+    waiting = [replicas.submit(Prompt((5, 6, 7)), long, key) for key in ("a", "b")]
+    late.generate([Prompt((5, 6, 7))], GREEDY)  # so it is at work
+    (process,) = late._engine.engine_core.resources.engine_manager.processes
+    os.kill(process.pid, signal.SIGKILL)
+    answers = [each.result(timeout=300)[0] for each in waiting]
+    assert [len(answer.ids) for answer in answers] == [400, 400]
+    assert versions(answers) == {"a5"}
+    assert revived.wait(300)
+    assert sync.engines == [served, late]
+    assert late.version == "a5"
+
+
 def test_a_replica_that_comes_late_has_the_current_version_before_its_first_request(
     trainers, served, runs, folder, processor, picture
 ):
@@ -228,6 +255,8 @@ def test_a_replica_that_comes_late_has_the_current_version_before_its_first_requ
         assert all(each.verified for each in both)
         assert versions(same_tokens(trainers, late, run, processor, picture)) == {"a5"}
         assert served.version == "a5"
+        replaced(sync, served, late)
+        assert versions(same_tokens(trainers, late, run, processor, picture)) == {"a5"}
         sync.leave(late)
         assert sync.publish("a6").which == ALL
         assert (served.version, late.version) == ("a6", "a5")

@@ -1,7 +1,7 @@
 """Several engines as one, when some of them die: at a request, between turns, asleep, held, and when they come back.
 
 The engines here are scripted: they play processes that live and die. A real one is killed in
-`tests/engines/test_engine_role.py`.
+`tests/engines/test_publishing.py`.
 """
 
 import contextlib
