@@ -6,7 +6,8 @@ once (seconds) and is forked per process (milliseconds). It has no threads and n
 Invariants:
     1. A process that raises sends its traceback, and the job fails with it.
     2. A process that hangs prints where, and ends itself at the deadline; the parent waits no longer than that.
-    3. Only processes started here are ended.
+    3. A process stays until all have answered: rank 0 keeps the store that a slower one still asks.
+    4. Only processes started here are ended.
 """
 
 import faulthandler
@@ -42,7 +43,7 @@ def _serve(job: Callable[..., Any], where: Rendezvous, given: bytes, answer: Con
         _send(answer, False, error)
     except BaseException:
         _send(answer, False, traceback.format_exc())
-    answer.close()
+    answer.poll(None)  # until the parent closes its end
     os._exit(0)  # a peer that failed leaves collectives behind which a normal exit would wait for
 
 
@@ -65,7 +66,7 @@ def run(
     given = pickle.dumps(arguments)  # by value, as the answers
     started, pipes = [], {}
     for rank in range(processes):
-        mine, theirs = context.Pipe(duplex=False)
+        mine, theirs = context.Pipe()
         where = Rendezvous(rank=rank, world_size=processes, port=port)
         started.append(context.Process(target=_serve, args=(job, where, given, theirs, deadline), daemon=True))
         started[-1].start()
@@ -74,6 +75,8 @@ def run(
     try:
         return _collect(pipes, deadline)
     finally:
+        for pipe in pipes:
+            pipe.close()
         for process in started:
             process.join(timeout=1)
             if process.is_alive():

@@ -49,6 +49,22 @@ def test_a_failure_beside_a_waiting_process_is_reported_with_its_reason() -> Non
     assert set(psutil.Process().children(recursive=True)) == before
 
 
+def slow_to_meet(where: Rendezvous) -> int:
+    """Rank 0 has nothing more to do when rank 1 first asks its store."""
+    initialize(where=where)
+    if where.rank:
+        time.sleep(0.5)
+        store = dist.distributed_c10d._get_default_store()
+        store.set("late", "yes")
+        assert store.get("late") == b"yes"
+    return where.rank
+
+
+def test_a_process_that_is_done_waits_for_the_slower_ones() -> None:
+    """Its store is still asked: a group that a loaded host forms late met a closed connection."""
+    assert run(2, slow_to_meet) == [0, 1]
+
+
 def listening(where: Rendezvous) -> tuple[set[str], bool]:
     """The addresses on which this process listens once its groups have met."""
     initialize(tp=2, where=where)
