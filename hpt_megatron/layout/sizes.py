@@ -83,3 +83,9 @@ class PackLimits:
     def pack_slots(self, slots: int) -> int:
         """What a pack takes whose rows take so many slots."""
         return max(-(-slots // self.step), 1) * self.step
+
+
+def divisors(tp: int, cp: int) -> tuple[int, int]:
+    """What the length of a sequence and of a whole pack must be a multiple of."""
+    each = 2 * cp if cp > 1 else 1
+    return each, math.lcm(each, cp * tp)

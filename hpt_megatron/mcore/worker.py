@@ -32,6 +32,7 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
+from hpt_megatron.layout.micro_batches import split
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said, first_few
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze
@@ -40,8 +41,7 @@ from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, para
 from hpt_megatron.mcore.model.scalar_head import at_last_token
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Want, stages_here
 from hpt_megatron.mcore.model.transformer_config import DTYPES, decoder_config
-from hpt_megatron.mcore.packing.micro_batches import build_packs, split
-from hpt_megatron.mcore.packing.pack import Pack
+from hpt_megatron.mcore.packing.pack import Pack, build_packs
 from hpt_megatron.mcore.packing.positions import Placeholders
 from hpt_megatron.mcore.packing.problems import loss_problems, problems_of
 from hpt_megatron.mcore.packing.sequences import Place

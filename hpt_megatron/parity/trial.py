@@ -16,8 +16,9 @@ from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.layout.asked import read_layout
+from hpt_megatron.layout.sizes import divisors
 from hpt_megatron.mcore.agree import first_few
-from hpt_megatron.mcore.packing.sequences import divisors, round_up
+from hpt_megatron.mcore.packing.sequences import round_up
 from hpt_megatron.parity.compare import Difference, compare
 from hpt_megatron.parity.reference import reference_outcome
 from hpt_megatron.parity.rows import components, random_batch

@@ -108,7 +108,7 @@ class Workload:
 
 
 def pack_limits(run: RunConfig) -> PackLimits:
-    """What the pack plan of a run is bound by (`mcore/packing/micro_batches.py`)."""
+    """What the pack plan of a run is bound by (`layout/micro_batches.py`)."""
     layout, trainer = run.layout, run.trainer
     each = 2 * layout.cp if layout.cp > 1 else 1
     return PackLimits(

@@ -19,34 +19,56 @@ Example:
     [1]
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hpt_megatron.protocol.arrays import arrays, tensors
 from hpt_megatron.protocol.rows import Rows
+
+Kept = Callable[[], Tensor]
+"""Asks whoever keeps the patches of one image for them."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The patches of several images or videos."""
+    """The patches of several images or videos: all of them here, or each with `kept`, until it is picked."""
 
     grids: Tensor  # [K, 3] frames, height, width in patches
-    patches: Tensor  # [P, channels of a patch]
+    patches: Tensor  # [P, channels of a patch]; none where they are kept elsewhere
     seconds: Tensor  # [K]
+    kept: tuple[Kept, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.seconds) != len(self.grids):
             raise ValueError(f"{len(self.seconds)} entries of seconds for {len(self.grids)} grids")
-        if len(self.patches) != int(self.grids.prod(1).sum()):
+        if self.kept is not None:
+            if len(self.kept) != len(self.grids) or len(self.patches):
+                raise ValueError(f"{len(self.kept)} kept images for {len(self.grids)} grids")
+        elif len(self.patches) != int(self.grids.prod(1).sum()):
             raise ValueError(f"{len(self.patches)} patches, but the grids ask for {int(self.grids.prod(1).sum())}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = {"grids": self.grids, "patches": self.patches, "seconds": self.seconds}
+        return _images_unpickled, (arrays(columns), self.kept)
 
     @staticmethod
     def none(channels: int = 0) -> "Images":
         """No image at all."""
         return Images(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, channels), torch.zeros(0))
+
+    @staticmethod
+    def concat(parts: Sequence["Images"]) -> "Images":
+        """One after the other; kept elsewhere if any of them is."""
+        grids, seconds = torch.cat([part.grids for part in parts]), torch.cat([part.seconds for part in parts])
+        if all(part.kept is None for part in parts):
+            return Images(grids, torch.cat([part.patches for part in parts]), seconds)
+        kept = tuple(each for part in parts for each in (part.kept if part.kept is not None else _split(part)))
+        return Images(grids, parts[0].patches[:0], seconds, kept)
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -66,8 +88,28 @@ class Images:
         """The patches of some images, in the order asked for."""
         if not numbers:
             return self.patches[:0]
+        if self.kept is not None:
+            return torch.cat([self.kept[number]() for number in numbers])
         pieces = torch.split(self.patches, self.sizes)
         return torch.cat([pieces[number] for number in numbers])
+
+
+@dataclass(frozen=True)
+class Here:
+    """Patches that are kept in this process."""
+
+    patches: Tensor
+
+    def __call__(self) -> Tensor:
+        return self.patches
+
+
+def _split(images: Images) -> tuple[Kept, ...]:
+    return tuple(Here(piece.clone()) for piece in torch.split(images.patches, images.sizes))
+
+
+def _images_unpickled(columns: Any, kept: tuple[Kept, ...] | None) -> Images:
+    return Images(**tensors(columns), kept=kept)
 
 
 @dataclass(frozen=True)
@@ -84,6 +126,10 @@ class Batch:
             raise ValueError(f"{len(self.counts)} counts of images for {self.rows.num_rows} rows")
         if int(self.counts.sum()) != len(self.shown):
             raise ValueError(f"rows show {int(self.counts.sum())} images by their counts, {len(self.shown)} are named")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = {"shown": self.shown, "counts": self.counts}
+        return _batch_unpickled, (self.rows, self.images, arrays(columns))
 
     @staticmethod
     def of_text(rows: Rows) -> "Batch":
@@ -109,8 +155,31 @@ class Batch:
         shown = [number for row in index.tolist() for number in self.shown_by(row)]
         return Batch(self.rows.select(index), self.images, torch.tensor(shown, dtype=torch.int64), self.counts[index])
 
+    def pick(self, rows: Sequence[int]) -> "Batch":
+        """The rows of plain numbers, in their order."""
+        return self.select(torch.tensor(list(rows), dtype=torch.int64))
+
+    def with_rows(self, rows: Rows) -> "Batch":
+        """The same rows with other columns, and the same images."""
+        return Batch(rows, self.images, self.shown, self.counts)
+
+    @staticmethod
+    def concat(parts: Sequence["Batch"]) -> "Batch":
+        """One after the other; the images of each are counted on behind those before it."""
+        first = torch.tensor([0, *(len(part.images) for part in parts)]).cumsum(0).tolist()
+        return Batch(
+            Rows.concat([part.rows for part in parts]),
+            Images.concat([part.images for part in parts]),
+            torch.cat([part.shown + start for part, start in zip(parts, first, strict=False)]),
+            torch.cat([part.counts for part in parts]),
+        )
+
     def name(self, row: int) -> str:
         """What a message calls a row."""
         fields = self.rows.fields
         told = [f"{field} {int(fields[field][row])}" for field in ("prompt", "sample") if field in fields]
         return f"row {row} ({', '.join(told)})" if told else f"row {row}"
+
+
+def _batch_unpickled(rows: Rows, images: Images, columns: Any) -> Batch:
+    return Batch(rows, images, **tensors(columns))

@@ -27,10 +27,13 @@ Example:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hpt_megatron.protocol.arrays import arrays, tensors
 
 MASKS = {"response", "trained", "off", "valid", "greedy"}
 
@@ -53,6 +56,9 @@ class Rows:
         for name, column in [*self.tokens.items(), *self.fields.items()]:
             if name in MASKS and column.dtype != torch.bool and len(column):
                 raise ValueError(f"{name!r} says yes or no, and its type is {column.dtype} instead of torch.bool")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (arrays({"lengths": self.lengths}), arrays(self.tokens), arrays(self.fields))
 
     @property
     def num_rows(self) -> int:
@@ -152,6 +158,10 @@ class Rows:
 
         packed = {name: column(name, [item for row in rows for item in row]) for name, rows in tokens.items()}
         return Rows(lengths, packed, {name: column(name, entries) for name, entries in fields.items()})
+
+
+def _unpickled(lengths: Any, tokens: Any, fields: Any) -> Rows:
+    return Rows(tensors(lengths)["lengths"], tensors(tokens), tensors(fields))
 
 
 def _same_columns(parts: Sequence[Rows]) -> None:

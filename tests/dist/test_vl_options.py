@@ -15,7 +15,7 @@ from vl_state import restore_and_look, take, unequal
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.mcore.initialize import Rendezvous
-from hpt_megatron.mcore.packing.micro_batches import split
+from hpt_megatron.layout.micro_batches import split
 from hpt_megatron.mcore.step.offload import moments
 from hpt_megatron.parity.compare import compare
 from hpt_megatron.protocol.batch import Batch

@@ -10,7 +10,7 @@ Invariants
     3. The order of `slots` is that of the rank's tokens; `token` says where each stands in the rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -114,3 +114,18 @@ def batch_positions(batch: Batch, holders: Placeholders | None) -> Tensor:
         grids, seconds = [images.grid_list[each] for each in shown], [float(images.seconds[each]) for each in shown]
         parts.append(row_positions(row_ids, grids, seconds, holders))
     return torch.cat(parts, 1) if parts else torch.zeros(3, 0, dtype=torch.int64)
+
+
+def build_packs(
+    parts: Sequence[Batch],
+    wanted: Sequence[Tensor],
+    place: Place,
+    holders: Placeholders | None,
+    pp: int,
+    own: bool = False,
+    device: str = "cuda",
+) -> list[Pack]:
+    """The micro-batches on this rank; in a pipeline all are as long as the longest, because messages have one shape."""
+    longest = max(pack_shape(part, place).total for part in parts) if pp > 1 else 0
+    pairs = zip(parts, wanted, strict=True)
+    return [build_pack(part, mask, place, holders, longest, own, device) for part, mask in pairs]

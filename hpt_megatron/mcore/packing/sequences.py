@@ -18,7 +18,6 @@ Example:
     ((8, 4), 12, [0, 1, 6, 7, 8, 11])
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.layout.sizes import divisors
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,6 @@ class PackShape:
             found.append(at)
             at += length
         return found
-
-
-def divisors(tp: int, cp: int) -> tuple[int, int]:
-    """What the length of a sequence and of a whole pack must be a multiple of."""
-    each = 2 * cp if cp > 1 else 1
-    return each, math.lcm(each, cp * tp)
 
 
 def round_up(number: int, step: int) -> int:

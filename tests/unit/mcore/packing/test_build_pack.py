@@ -8,8 +8,8 @@ import torch
 from packed_rows import HOLDERS, IMAGE, LAYOUTS, SMALL, TALL, TINY, VIDEO, WIDE, batch_of, places
 
 from hpt_megatron.config.load import load
-from hpt_megatron.mcore.packing.micro_batches import build_packs, by_count, plan, split
-from hpt_megatron.mcore.packing.pack import batch_positions, build_pack, pack_shape
+from hpt_megatron.layout.micro_batches import by_count, plan, split
+from hpt_megatron.mcore.packing.pack import batch_positions, build_pack, build_packs, pack_shape
 from hpt_megatron.mcore.packing.positions import row_positions
 from hpt_megatron.mcore.packing.problems import problems_of
 from hpt_megatron.mcore.packing.sequences import Place, local

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.layout.sizes import divisors
 from hpt_megatron.mcore.packing import sequences
 from hpt_megatron.mcore.packing.sequences import (
     PackedSequences,
     PackShape,
     Place,
-    divisors,
     local,
     positions,
     segments,
