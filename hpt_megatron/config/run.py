@@ -29,6 +29,7 @@ class LayoutConfig:
 class DataConfig:
     """Which prompts, how many at a time, how long."""
 
+    make: str | None
     train_files: tuple[str, ...]
     val_files: tuple[str, ...]
     train_batch_size: Count
@@ -114,6 +115,7 @@ class RolloutConfig(AgentConfig):
     top_k: int
     val_temperature: float
     val_top_p: float
+    replicas: Count
     tensor_parallel_size: Count
     mm_encoder_tp_mode: Literal["weights", "data"]
     max_model_len: Count
@@ -129,15 +131,20 @@ class RolloutConfig(AgentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long, on how many devices, in which steps."""
+    """Where, how long, on how many devices, in which steps."""
 
+    run_dir: str
+    resume: str
+    placement: Literal["colocated", "split", "host"]
     nnodes: Count
     n_gpus_per_node: Count
     dtype: Literal["bf16", "fp32"]
     seed: int
     total_epochs: Count | None
     total_training_steps: Count | None
+    sft_warmup_steps: int
     save_freq: int
+    keep_last: Count
     test_freq: int
     freeze: tuple[str, ...]
     lr: float

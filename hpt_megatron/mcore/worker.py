@@ -52,9 +52,10 @@ from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import scored_tokens, total_loss, wanted_of, weighted_tokens
 from hpt_megatron.mcore.step.offload import at_hand, moments_out, move_out, take_back
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
-from hpt_megatron.mcore.step.report import StepReport, bad_rows, no_numbers, sum_up
+from hpt_megatron.mcore.step.report import bad_rows, moved, no_numbers, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.step_report import StepReport
 from hpt_megatron.weights.carried import CARRIED, carry
 from hpt_megatron.weights.frozen import frozen, trainable
 from hpt_megatron.weights.hf_folder import HfFolder
@@ -141,6 +142,11 @@ class MegatronWorker:
         )
 
     @property
+    def replica(self) -> int:
+        """Which of the data-parallel replicas this process belongs to."""
+        return int(parallel_state.get_data_parallel_rank())
+
+    @property
     def speaks(self) -> bool:
         """Whether this process is the one that answers for its stage, whose others hold the same."""
         first = parallel_state.get_tensor_model_parallel_rank() == 0
@@ -158,7 +164,7 @@ class MegatronWorker:
     def split(self, batch: Batch) -> list[Batch]:
         """This data-parallel rank's micro-batches of a batch that all processes have; others plan the same."""
         agree_on_rows(self._problems(batch), micro_batches=0, multiple=1)
-        return split(batch, self.run)[parallel_state.get_data_parallel_rank()]
+        return split(batch, self.run)[self.replica]
 
     def update(
         self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None
@@ -171,12 +177,12 @@ class MegatronWorker:
         )
         rate = learning_rate(self.steps, schedule)
         with at_hand(self.optimizer, trainer.optimizer_offload):
-            moved = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
-        self.steps += not moved.skipped
-        self.skipped += bool(moved.skipped)
-        if moved.skipped and dist.get_rank() == 0:
-            logger.warning("step skipped: %s", moved.skipped)
-        return report.moved(moved, rate)
+            step = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
+        self.steps += not step.skipped
+        self.skipped += bool(step.skipped)
+        if step.skipped and dist.get_rank() == 0:
+            logger.warning("step skipped: %s", step.skipped)
+        return moved(report, step, rate)
 
     def accumulate(
         self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None

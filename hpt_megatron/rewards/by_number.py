@@ -60,6 +60,10 @@ GEOMETRY = {
 }
 
 
+EXACT = {"components": [{"name": "exact_match", "as": ANSWER}], "success": {"all": [ANSWER]}}
+NAMED = {"geometry3k": GEOMETRY, "exact": EXACT}
+
+
 def _mathematics(settings: dict[str, Any]) -> Callable[[RewardConfig], Composition]:
     part = {"name": "math", "as": ANSWER, "settings": settings}
     return lambda reward: read_composition({"components": [part], "success": {"all": [ANSWER]}})
@@ -124,10 +128,8 @@ def _judged(reward: RewardConfig) -> dict[str, Any]:
 
 
 def named(name: str) -> Composition:
-    """A preset by name: shares of accuracy, length and quality, or the one that geometry problems are scored with."""
-    if name == "geometry3k":
-        return read_composition(GEOMETRY)
-    return preset(name)
+    """A preset by name: shares of accuracy, length and quality, or one that says what a success is."""
+    return read_composition(NAMED[name]) if name in NAMED else preset(name)
 
 
-PRESET_NAMES = (*PRESETS, "geometry3k")
+PRESET_NAMES = (*PRESETS, *NAMED)

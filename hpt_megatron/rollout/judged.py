@@ -20,15 +20,28 @@ def sample_of(done: Trajectory, record: Record, text: Callable[[Iterable[int]], 
     said = [own or given for own, given in zip(done.loss_mask, done.prefix_mask, strict=True)]
     turns = tuple(text(ids) for ids in policy_turns(done.ids, said, done.turn_id))
     own = final_answer(turns)
+    answer = done.answer if own is None else own
+    return _sample(record, turns, answer, done.retrieved, done.num_sampled)
+
+
+def sample_of_target(record: Record) -> Sample:
+    """What the rewards see of a record's demonstration: what the assistant says in it."""
+    turns = tuple(message.content for message in record.target or () if message.role == "assistant")
+    return _sample(record, turns, final_answer(turns), (), 0)
+
+
+def _sample(
+    record: Record, turns: tuple[str, ...], answer: str | None, retrieved: tuple[str, ...], tokens: int
+) -> Sample:
     return Sample(
         turns=turns,
-        answer=done.answer if own is None else own,
+        answer=answer,
         golds=record.golds,
         choices=record.choices,
         question=record.question.replace("<image>", "").strip(),
-        retrieved=done.retrieved,
+        retrieved=retrieved,
         reference=record.reference,
-        tokens=done.num_sampled,
+        tokens=tokens,
         modality=record.modality,
         data_source=record.data_source,
     )

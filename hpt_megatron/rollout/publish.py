@@ -35,7 +35,9 @@ Meeting = dict[str, Any]
 class Taker(Protocol):
     """An engine, as far as publishing needs one."""
 
-    whole: bool
+    @property
+    def whole(self) -> bool:
+        """Whether its weights are those of one version."""
 
     def paused(self, version: str) -> contextlib.AbstractContextManager[None]:
         """Open for new weights."""

@@ -17,7 +17,7 @@ from hpt_megatron.rollout.publish import TORCH_NAMES
 FORBIDDEN = "hpt_forbidden"
 """The list's name in `additional_config`."""
 EVERYWHERE = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-WITHOUT_GPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+WITHOUT_GPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 """Whoever sets any of these otherwise is obeyed."""
 
 

@@ -13,11 +13,12 @@ FLOORS = [
     ["errors"],
     ["registry"],
     ["config", "protocol"],
-    ["host", "device", "algorithms", "layout", "rewards", "data", "search"],
+    ["host", "device", "algorithms", "layout", "rewards", "data", "search", "observe"],
     ["weights"],
     ["planning"],
     ["mcore", "rollout", "embedded"],
-    ["parity"],
+    ["parity", "driver"],
+    ["recipes"],
     ["cli"],
 ]
 # Who may name a heavy package. A path ends in "/" for a folder.

@@ -24,7 +24,7 @@ CHECKPOINT = {
 
 
 WAITING = {
-    "trainer": "critic_warmup save_freq test_freq total_epochs",
+    "trainer": "critic_warmup",
 }
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}
 

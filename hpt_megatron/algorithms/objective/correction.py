@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import View
-from hpt_megatron.algorithms.objective.ratio import exp_limited
+from hpt_megatron.algorithms.objective.ratio import exp_limited, old_logp
 from hpt_megatron.algorithms.objective.tally import tally
 
 Metrics = Mapping[str, tuple[Tensor, Tensor]]
@@ -44,7 +44,7 @@ class Correction:
         """The factor of every token, and what it did; the gap is reported wherever the engine's log-probs are kept."""
         if self.kind == "none" and "rollout_logp" not in view.stored:
             return torch.ones_like(view.weight), {}
-        gap = view.stored["old_logp"] - view.stored["rollout_logp"]
+        gap = old_logp(view) - view.stored["rollout_logp"]
         metrics = {"correction/abs_gap": tally(view, gap.abs())}
         if self.kind == "none":
             return torch.ones_like(view.weight), metrics

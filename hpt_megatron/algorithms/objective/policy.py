@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hpt_megatron.algorithms.objective.correction import NO_CORRECTION, Correction
 from hpt_megatron.algorithms.objective.part import COMPONENTS, Part, View
-from hpt_megatron.algorithms.objective.ratio import exp_limited
+from hpt_megatron.algorithms.objective.ratio import exp_limited, old_logp
 from hpt_megatron.algorithms.objective.tally import tally
 from hpt_megatron.errors import UserError
 
@@ -40,7 +40,7 @@ class Policy(ABC):
     @property
     def reads(self) -> tuple[str, ...]:
         """The stored columns that it needs, and `entropy` where it needs that."""
-        return ("old_logp", "credit", *self.correction.reads)
+        return ("credit", *self.correction.reads)
 
     @abstractmethod
     def surrogate(self, view: View, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ class Policy(ABC):
 
     def __call__(self, view: View) -> Part:
         """The surrogate times the correction."""
-        log_ratio = view.logp - view.stored["old_logp"]
+        log_ratio = view.logp - old_logp(view)
         loss, held = self.surrogate(view, log_ratio)
         factor, metrics = self.correction.factor(view)
         loss = factor * loss

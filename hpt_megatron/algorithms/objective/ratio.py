@@ -30,6 +30,14 @@ def exp_limited(log: Tensor) -> Tensor:
     return log.clamp(max=LOG_LIMIT).exp()
 
 
+def old_logp(view: View) -> Tensor:
+    """Under the policy that a ratio compares with: a stored column, or, in rows without one, the present policy.
+
+    So rows that are trained once, by the policy that sampled them, need no forward pass before the update.
+    """
+    return view.stored.get("old_logp", view.logp.detach())
+
+
 def at_row_level(view: View, log: Tensor) -> Tensor:
     """The row's mean at every token, with the gradient of the token's own; see the module."""
     own = log.detach()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import COMPONENTS, Part, View
 from hpt_megatron.algorithms.objective.policy import Policy
-from hpt_megatron.algorithms.objective.ratio import exp_limited
+from hpt_megatron.algorithms.objective.ratio import exp_limited, old_logp
 from hpt_megatron.algorithms.objective.tally import tally
 from hpt_megatron.errors import HptError, UserError
 
@@ -86,7 +86,7 @@ class SrftRl(Policy):
     @property
     def reads(self) -> tuple[str, ...]:
         """The stored columns that it needs, and the entropy."""
-        return ("old_logp", "success", "entropy", *self.correction.reads)
+        return ("success", "entropy", *self.correction.reads)
 
     def __call__(self, view: View) -> Part:
         """As every policy loss, with the row's entropy and what came of it."""
@@ -96,7 +96,7 @@ class SrftRl(Policy):
 
     def surrogate(self, view: View, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        old = view.stored["old_logp"]
+        old = old_logp(view)
         won = view.stored["success"] != 0
         least = old + (-inf if self.clip_low is None else log1p(-self.clip_low))
         most = old + (inf if self.clip_high is None else log1p(self.clip_high))

@@ -10,7 +10,7 @@ from hpt_megatron.config.run import RewardConfig, RunConfig
 from hpt_megatron.registry import plugged
 
 LAST_VERSION, FIRST_PLUGIN, RETRIEVAL, SEARCH_AGENT, SEARCHER = 9, 100, 7, 8, 9
-PRESETS = ("balanced", "accuracy", "length", "quality", "geometry3k")
+PRESETS = ("balanced", "accuracy", "length", "quality", "geometry3k", "exact")
 NUMBERS = "hpt_megatron.reward_numbers"
 # Of the rewards that are mixed, the shares that each has.
 SHARES = {

@@ -20,7 +20,7 @@ from hpt_megatron.mcore.model.stage import Said, Want
 from hpt_megatron.mcore.packing.pack import Pack
 
 WEIGHT = "weight_"
-ALWAYS = ("rollout_logp",)  # stored columns that a component may use without asking
+ALWAYS = ("rollout_logp", "old_logp")  # stored columns that a component may use without asking
 Sums = dict[str, tuple[Tensor, Tensor]]
 
 

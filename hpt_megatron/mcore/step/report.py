@@ -1,7 +1,7 @@
-"""What a step says about itself, the same on every process."""
+"""From micro-batches to what a step says about itself, and which rows hold what is no number."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -13,26 +13,12 @@ from hpt_megatron.mcore.packing.pack import Pack
 from hpt_megatron.mcore.step.objective import Sums
 from hpt_megatron.mcore.step.optimizer import Moved
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.step_report import StepReport
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """Losses by component (sums over the whole step), metrics (means), and what became of the step."""
-
-    losses: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    grad_norm: float = 0.0
-    lr: float = 0.0
-    skipped: str = ""
-
-    @property
-    def loss(self) -> float:
-        """The whole loss."""
-        return sum(self.losses.values())
-
-    def moved(self, moved: Moved, rate: float) -> "StepReport":
-        """The same with what the optimizer did."""
-        return replace(self, grad_norm=moved.grad_norm, skipped=moved.skipped, lr=rate)
+def moved(report: StepReport, step: Moved, rate: float) -> StepReport:
+    """The same with what the optimizer did."""
+    return replace(report, grad_norm=step.grad_norm, skipped=step.skipped, lr=rate)
 
 
 def bad_rows(pack: Pack, said: Said, loss: Tensor) -> list[int]:

@@ -1,0 +1,29 @@
+"""`hpt train [OVERRIDE...]`: trains, from data to checkpoints, and goes on where an earlier attempt stopped.
+
+Everything of the run lies in `trainer.run_dir`. With nothing given it is the embedded default: the tiny model, real
+Megatron, vLLM and Ray on two cores.
+
+Example:
+    $ hpt train
+    $ hpt train experiment=hpt-7b model.path=... data.train_files=[train.parquet]
+"""
+
+import sys
+
+from hpt_megatron.cli.arguments import Parser
+
+
+def run(arguments: list[str]) -> int:
+    """Trains one run."""
+    options = Parser(prog="hpt train", description=__doc__.splitlines()[0])
+    options.takes_run()
+    asked = options.read(arguments)
+
+    from hpt_megatron.config.load import load_run
+
+    chosen = load_run(asked.overrides, asked.config_dir)
+
+    from hpt_megatron.recipes.train import train
+
+    train(chosen, sys.stdout)
+    return 0

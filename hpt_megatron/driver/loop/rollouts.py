@@ -1,0 +1,131 @@
+"""One replica's part in a step: the agent on its engine, the scores, and both as rows.
+
+    rollouts = Rollouts(run, engine, folder)
+    rollouts.collect(asked)
+
+Groups are scored while others are still generated. Trajectories are written where they are made, one file a step.
+
+Invariants
+    1. A row's numbers depend on the run's seed, the step, the prompt and the sample, not on who samples it.
+    2. A row whose reward failed is there and not valid: it counts neither as a rollout nor as a success.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.driver.loop.roles import Asked, Collected
+from hpt_megatron.protocol.batch import Batch, Images
+from hpt_megatron.rewards.build import build_scorer
+from hpt_megatron.rewards.composition import Scored
+from hpt_megatron.rollout.agent.build import agent_of
+from hpt_megatron.rollout.agent.metrics import metrics
+from hpt_megatron.rollout.engine import RolloutEngine, Sampling
+from hpt_megatron.rollout.judged import sample_of, sample_of_target
+from hpt_megatron.rollout.to_rows import to_rows
+from hpt_megatron.rollout.trajectory import Trajectory
+from hpt_megatron.rollout.trajectory_file import append
+
+REWARD = "reward_"
+Keep = Callable[[Images], Images]
+
+
+def here(images: Images) -> Images:
+    """Images stay in this process."""
+    return images
+
+
+class Rollouts:
+    """See the module; `keep` takes images out of the batch, to where they can be asked for."""
+
+    def __init__(
+        self, run: RunConfig, engine: RolloutEngine, folder: str, keep: Keep = here, written: Path | None = None
+    ) -> None:
+        self.run, self.keep, self.written = run, keep, written
+        self.agent = agent_of(run, engine, folder)
+        self.scorer = build_scorer(run.reward)
+        self._targets: dict[str, Mapping[str, float]] = {}
+
+    def collect(self, asked: Asked) -> Collected:
+        """Samples, scores, and makes rows."""
+        records = {record.index: record for record in asked.records}
+        place = dict(zip(records, asked.places, strict=True))
+        waiting: dict[str, Future[list[Scored]]] = {}
+
+        def ended(uid: str, group: Sequence[Trajectory]) -> None:
+            text = self.agent.kit.chat.text
+            waiting[uid] = self.scorer.submit([sample_of(one, records[uid], text) for one in group])
+
+        tasks = list(records.items())
+        groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended)
+        done = [one for group in groups for one in group]
+        scored = [each for uid, _ in tasks for each in waiting[uid].result()]
+        kit = self.agent.kit
+        made = to_rows(done, [place[one.uid] for one in done], kit.viewer.rules, kit.chat.marks.image_pad)
+        kept = [(done[number], scored[number]) for number in made.kept]
+        rows = made.batch.rows.with_fields(**_fields(kept))
+        rows = rows.with_fields(valid=rows.fields["valid"] & torch.tensor([each.valid for _, each in kept]).bool())
+        images = self.keep(made.batch.images)
+        self._write(asked, done, scored)
+        told = metrics(done, {uid: record.reference for uid, record in records.items()})
+        return Collected(
+            Batch(rows, images, made.batch.shown, made.batch.counts),
+            self._judged(asked) if asked.purpose == "train" else {},
+            {**told, **self.scorer.metrics(scored)},
+            made.left_out,
+        )
+
+    def _sampling(self, asked: Asked) -> Sampling:
+        most = self.run.data.max_response_length
+        if asked.purpose == "train":
+            return Sampling.of_training(self.run.rollout, 1, most)
+        return Sampling.of_validation(self.run.rollout, most)
+
+    def _judged(self, asked: Asked) -> dict[int, Mapping[str, float]]:
+        """What the prompts' own targets are worth; asked once for each prompt."""
+        shown = {record.index: record for record in asked.records if record.target}
+        new = [record for uid, record in shown.items() if uid not in self._targets]
+        for record, scored in zip(new, self.scorer.score([sample_of_target(each) for each in new]), strict=True):
+            self._targets[record.index] = scored.components
+        pairs = zip(asked.records, asked.places, strict=True)
+        return {place: self._targets[record.index] for record, place in pairs if record.index in shown}
+
+    def _write(self, asked: Asked, done: Sequence[Trajectory], scored: Sequence[Scored]) -> None:
+        if self.written is None:
+            return
+        scores = {
+            (one.uid, one.sample): {**each.components, "total": each.total}
+            for one, each in zip(done, scored, strict=True)
+        }
+        append(self.written / f"{asked.purpose}_{asked.step}.jsonl", done, scores, asked.step)
+
+    def close(self) -> None:
+        """Ends the agent's loop and the scorer's workers."""
+        self.agent.close()
+        self.scorer.close()
+
+
+def _fields(kept: Iterable[tuple[Trajectory, Scored]]) -> dict[str, Tensor]:
+    pairs = list(kept)
+    found = {
+        "score": torch.tensor([each.total for _, each in pairs], dtype=torch.float32),
+        "cut": torch.tensor([one.finish == "length" for one, _ in pairs], dtype=torch.bool),
+    }
+    names = pairs[0][1].components if pairs else {}
+    for name in names:
+        found[f"{REWARD}{name}"] = torch.tensor([each.components[name] for _, each in pairs], dtype=torch.float32)
+    return found
+
+
+def components_of(fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores of every component by name, of rows as `collect` makes them."""
+    return {name.removeprefix(REWARD): column for name, column in fields.items() if name.startswith(REWARD)}
+
+
+def target_score(targets: Mapping[int, Mapping[str, float]], place: int, name: str) -> float:
+    """What a component says of a prompt's demonstration; not a number where nobody was asked."""
+    return targets.get(place, {}).get(name, float("nan"))

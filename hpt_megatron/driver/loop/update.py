@@ -1,0 +1,42 @@
+"""From the credited rows of a step to optimizer steps, each over whole prompts.
+
+Decision: the old policy of the first optimizer step is the policy itself, so a step with one update needs no forward
+pass for its log-probs: rows without `old_logp` mean that. With more updates they are computed before the first.
+
+Invariants
+    1. All rows of a prompt are in one update; an update has `ppo_mini_batch_size` prompts, the last one what is left.
+    2. Denominators are those of the whole update, whatever micro-batches it is cut into.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.layout.micro_batches import assigned
+from hpt_megatron.protocol.batch import Batch
+
+
+def updates(batch: Batch, run: RunConfig) -> Iterator[Batch]:
+    """The rows of each optimizer step."""
+    prompt = batch.rows.fields["prompt"]
+    prompts = torch.unique(prompt)
+    size = run.trainer.ppo_mini_batch_size
+    for first in range(0, len(prompts), size):
+        yield batch.select(torch.isin(prompt, prompts[first : first + size]))
+
+
+def num_updates(batch: Batch, run: RunConfig) -> int:
+    """How many there are."""
+    return -(-len(torch.unique(batch.rows.fields["prompt"])) // run.trainer.ppo_mini_batch_size)
+
+
+def micro_batch_of_row(batch: Batch, run: RunConfig) -> torch.Tensor:
+    """[R] the micro-batch that computes each row, counted through over all ranks."""
+    number = torch.zeros(batch.rows.num_rows, dtype=torch.int64)
+    at = 0
+    for rank in assigned(batch, run):
+        for rows in rank:
+            number[list(rows)] = at
+            at += 1
+    return number

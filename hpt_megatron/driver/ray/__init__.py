@@ -1,0 +1,17 @@
+"""Roles as Ray actors: where they stand, how they are called, what moves between them.
+
+What Ray reads from the environment it reads when it is imported. So it is set here, before any file of this room does
+that: a token is asked for, nothing is reported to anybody, and a GPU that an actor did not ask for stays visible to the
+processes that it starts. Whoever sets any of these otherwise is obeyed.
+"""
+
+import os
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,69 @@
+"""The Ray cluster of a run: the one that the environment names, or one of its own on this host.
+
+Invariants
+    1. A cluster of our own listens on the loopback address, has no dashboard, asks for a token, and ends with the run.
+    2. A cluster that others started is joined and left as it was.
+
+Example:
+    with cluster(bundles=3) as facts: ...
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from hpt_megatron.errors import HptError
+
+ADDRESS = "RAY_ADDRESS"
+TRIES = 3
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def cluster(processes: int, store_mb: int = 512) -> Iterator[dict[str, float]]:
+    """Joined, or started for so many processes; answers its resources."""
+    joined = bool(os.environ.get(ADDRESS))
+    with tempfile.TemporaryDirectory(prefix="hpt-ray-") as folder:
+        if joined:
+            ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+        else:
+            token = Path(folder) / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32), encoding="ascii")
+            os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+            _start(processes, store_mb << 20, folder)
+        try:
+            yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
+
+
+def _start(processes: int, store: int, folder: str) -> None:
+    """Ray waits half a minute for its own processes, which on a busy host is not always enough."""
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(
+                num_cpus=processes,
+                include_dashboard=False,
+                object_store_memory=store,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+            )
+        except Exception as error:  # Ray raises the class itself
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray did not come up in time; %s", "once more" if left else "given up")
+            if not left:
+                what = "did not come up in time: this host is too busy"
+                raise HptError(what, where="ray", mend="try again, or end other programs") from error
+        else:
+            return

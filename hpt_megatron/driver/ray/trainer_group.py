@@ -1,0 +1,109 @@
+"""All ranks of one model, called together: what is split over them, what is collected from them.
+
+    split      rows go to data-parallel ranks by the pack plan; all ranks of one replica get the same
+    collect    one rank of each replica answers per token; what is one number is the first rank's
+
+Invariants
+    1. Every rank is called with every method, in the same order.
+    2. A batch is put into the object store once for each data-parallel rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from hpt_megatron.algorithms.objective.part import Component
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.driver.ray.call import answer, answers
+from hpt_megatron.layout.micro_batches import Assigned, assigned
+from hpt_megatron.protocol.arrays import tensors
+from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.step_report import StepReport
+from hpt_megatron.weights.plan.held import Layout
+from hpt_megatron.weights.publish.digests import Digests
+from hpt_megatron.weights.publish.session import Session
+
+
+class TrainerGroup:
+    """Faces `driver/loop/roles.py:Policy`, `Reference`, and what publishing and sharing devices need of a trainer."""
+
+    def __init__(self, run: RunConfig, actors: Sequence[Any], name: str = "policy") -> None:
+        self.run, self.actors, self.name = run, list(actors), name
+        self.replica: list[int] = []
+
+    def start(self) -> None:
+        """Forms the groups and builds the model, on all ranks at once."""
+        host, port = answer(self.actors[0].meeting_point.remote(), self.name)
+        ranks = len(self.actors)
+        starting = [actor.start.remote(rank, ranks, host, port) for rank, actor in enumerate(self.actors)]
+        self.replica = answers(starting, self.name)
+
+    def split(self, batch: Batch) -> tuple[Assigned, list[Any]]:
+        """Which rows go to which data-parallel rank, and references to them."""
+        packs = assigned(batch, self.run)
+        return packs, [ray.put([batch.pick(rows) for rows in rank]) for rank in packs]
+
+    def collect(self, batch: Batch, packs: Assigned, said: Sequence[Sequence[Any]]) -> Tensor:
+        """[T] what one rank of each replica said per token, in the order of the batch."""
+        found = torch.zeros(batch.rows.num_tokens)
+        starts, lengths = batch.rows.starts.tolist(), batch.rows.lengths.tolist()
+        for replica, rank in enumerate(packs):
+            columns = said[self.replica.index(replica)]
+            for rows, column in zip(rank, columns, strict=True):
+                pieces = torch.split(tensors({"column": column})["column"], [lengths[row] for row in rows])
+                for row, piece in zip(rows, pieces, strict=True):
+                    found[starts[row] : starts[row] + lengths[row]] = piece
+        return found
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """[T] of trained tokens, 0 elsewhere."""
+        packs, parts = self.split(batch)
+        first = {self.replica.index(replica) for replica in range(len(packs))}
+        asked = [
+            actor.log_probs.remote(parts[self.replica[rank]], rank in first) for rank, actor in enumerate(self.actors)
+        ]
+        return self.collect(batch, packs, answers(asked, self.name))
+
+    def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
+        """One optimizer step."""
+        _, parts = self.split(batch)
+        told = ray.put(list(components))
+        asked = [actor.update.remote(parts[self.replica[rank]], told) for rank, actor in enumerate(self.actors)]
+        report: StepReport = answers(asked, self.name)[0]
+        return report
+
+    def save(self, folder: Path, extra: Mapping[str, Any], last: bool) -> None:
+        """A checkpoint of all ranks."""
+        self._all("save", str(folder), dict(extra), last)
+
+    def restore(self, folder: Path) -> Mapping[str, Any]:
+        """Takes one back."""
+        found: Mapping[str, Any] = self._all("restore", str(folder))[0]
+        return found
+
+    def meet(self, session: Session) -> None:
+        """All senders of a session."""
+        self._all("meet", session)
+
+    def send(self, which: str) -> list[dict[int, int]]:
+        """Bytes by rank of the engines, from each."""
+        return self._all("send", which)
+
+    def digests(self, layout: Layout) -> Digests:
+        """Of all stages together."""
+        return {name: value for each in self._all("digests", layout) for name, value in each.items()}
+
+    def offload(self, weights: bool = True) -> None:
+        """All ranks out of device memory."""
+        self._all("offload", weights)
+
+    def onload(self) -> None:
+        """And back."""
+        self._all("onload")
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return answers([getattr(actor, method).remote(*arguments) for actor in self.actors], self.name)

@@ -1,0 +1,1 @@
+"""What a run says about itself: numbers, decisions, the live display."""

@@ -1,0 +1,73 @@
+"""What a run folder says about the run that it belongs to: its whole configuration, as JSON.
+
+Invariant: a folder belongs to one run. Another configuration is refused before anything in it is touched, but for keys
+that say how long, how often, where and on how many devices: those may change when a run goes on.
+
+Example: write_record(run, Path("runs/a")); check_record(other, Path("runs/a"))
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.errors import UserError
+
+NAME = "run.json"
+MAY_CHANGE = (
+    "layout.",
+    "rollout.replicas",
+    "rollout.tensor_parallel_size",
+    "rollout.gpu_memory_utilization",
+    "trainer.run_dir",
+    "trainer.resume",
+    "trainer.placement",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
+    "trainer.save_freq",
+    "trainer.test_freq",
+    "trainer.keep_last",
+)
+SHOWN = 3
+
+
+def check_record(run: RunConfig, folder: Path) -> None:
+    """Refuses a folder of another run."""
+    path = folder / NAME
+    if not path.exists():
+        return
+    try:
+        before = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError("its record cannot be read", where=str(path), mend="another trainer.run_dir") from error
+    now = dict(_leaves(_plain(run)))
+    wrong = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    wrong = [key for key in wrong if not key.startswith(MAY_CHANGE)]
+    if wrong:
+        told = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in wrong[:SHOWN])
+        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(f"belongs to another run: {told}{more}", where=str(folder), mend="another trainer.run_dir")
+
+
+def write_record(run: RunConfig, folder: Path) -> None:
+    """The run as it was asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f"{NAME}.new"
+    beside.write_text(json.dumps(_plain(run), indent=1) + "\n", encoding="utf-8")
+    beside.replace(folder / NAME)
+
+
+def _plain(run: RunConfig) -> Any:
+    return json.loads(json.dumps(asdict(run)))
+
+
+def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -1,0 +1,84 @@
+"""What one step says while it happens: seconds of its stages, numbers, decisions.
+
+    log = Step(7)
+    with log.stage("generate"): ...
+    log.add({"batch/solved": 0.4})
+    log.metrics()                          flat, names as users of the released code know them
+
+Invariant: a stage that comes several times adds up; the stages and the rest together are the step's seconds.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hpt_megatron.protocol.step_report import StepReport
+
+
+class Step:
+    """See the module."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.stages: dict[str, float] = {}
+        self.now = ""
+        self.notes: list[str] = []
+        self.records: list[dict[str, Any]] = []
+        self._numbers: dict[str, float] = {}
+        self._began = time.perf_counter()
+        self._seconds: float | None = None
+        self._tokens = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Its seconds count for a stage."""
+        began, self.now = time.perf_counter(), name
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - began
+            self.now = ""
+
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Numbers by name; a later one of the same name stands."""
+        self._numbers |= numbers
+
+    def note(self, what: str) -> None:
+        """One line for whoever watches."""
+        self.notes.append(what)
+
+    def decisions(self, records: Sequence[dict[str, Any]]) -> None:
+        """One record per prompt."""
+        self.records += records
+
+    def tokens(self, count: int) -> None:
+        """Tokens that the step was trained on."""
+        self._tokens += count
+
+    def updates(self, reports: Sequence[StepReport]) -> None:
+        """The optimizer steps: losses and metrics are means over them."""
+        count = max(len(reports), 1)
+        told: dict[str, float] = {"actor/updates": float(len(reports))}
+        for report in reports:
+            named = {f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics)
+            named |= {"actor/loss": report.loss, "actor/grad_norm": report.grad_norm}
+            for name, number in named.items():
+                told[name] = told.get(name, 0.0) + number / count
+            told["actor/lr"] = report.lr
+            if report.skipped:
+                self.note(f"update skipped: {report.skipped}")
+        told["actor/skipped"] = float(sum(bool(report.skipped) for report in reports))
+        self.add(told)
+
+    def end(self) -> None:
+        """The step is over; what comes after it costs it nothing."""
+        self._seconds = time.perf_counter() - self._began
+
+    def metrics(self) -> dict[str, float]:
+        """Everything, flat."""
+        seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
+        timing = {f"timing_s/{name}": value for name, value in self.stages.items()}
+        timing["timing_s/step"] = seconds
+        rate = {"perf/tokens": float(self._tokens), "perf/tokens_per_s": self._tokens / seconds if seconds else 0.0}
+        return {**self._numbers, **timing, **rate}

@@ -1,0 +1,1 @@
+"""From a run to its parts: the one place that names concrete classes."""

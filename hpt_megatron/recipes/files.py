@@ -1,0 +1,45 @@
+"""What a run reads from disk, there before anything heavy starts.
+
+The embedded default brings its own: where no checkpoint is named and the model is the tiny one, and where `data.make`
+names a task and no file is given, both are made in the run's folder, the same bytes for the same seed.
+
+Invariant: what is there is taken as it is; nothing is overwritten.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.data.tasks.make import make
+from hpt_megatron.embedded.folder import tiny_model, write_tiny
+from hpt_megatron.errors import UserError
+
+MODEL, DATA = "model", "data"
+
+
+def with_files(run: RunConfig, folder: Path) -> RunConfig:
+    """The run with its checkpoint and its data files on disk."""
+    return _with_data(_with_model(run, folder), folder)
+
+
+def _with_model(run: RunConfig, folder: Path) -> RunConfig:
+    if run.model.path is not None:
+        return run
+    if replace(run.model, path=None) != tiny_model():
+        mend = "the folder of a checkpoint with its tokenizer"
+        raise UserError("no checkpoint is named, and only the tiny model is made here", where="model.path", mend=mend)
+    path = folder / MODEL
+    if not path.is_dir():
+        write_tiny(path, seed=run.trainer.seed)
+    return replace(run, model=replace(run.model, path=str(path)))
+
+
+def _with_data(run: RunConfig, folder: Path) -> RunConfig:
+    data = run.data
+    if data.train_files or data.make is None:
+        return run
+    path = folder / DATA / data.make
+    if not (path / "train.parquet").is_file():
+        make(data.make, path, seed=run.trainer.seed)
+    val = data.val_files or (str(path / "val.parquet"),)
+    return replace(run, data=replace(data, train_files=(str(path / "train.parquet"),), val_files=val))

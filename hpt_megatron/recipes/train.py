@@ -1,0 +1,44 @@
+"""A run from its configuration to its end: files, prompts, roles, loop.
+
+Example: train(load_run(["experiment=tiny-hpt"]), sys.stdout)
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from hpt_megatron.config.run import RunConfig
+from hpt_megatron.data.build import build_sampler, train_prompts, val_prompts
+from hpt_megatron.data.chat import Chat
+from hpt_megatron.data.pictures import PictureRules
+from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.driver.loop.run import Course, total_steps
+from hpt_megatron.driver.loop.validation import Validation
+from hpt_megatron.observe.journal import Journal
+from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.recipes.files import with_files
+from hpt_megatron.rollout.forbidden import forbidden_ids
+
+
+def train(asked: RunConfig, shown: TextIO) -> int:
+    """Trains; answers how many steps were made."""
+    folder = Path(asked.trainer.run_dir)
+    check_record(asked, folder)
+    run = with_files(asked, folder)
+    model = str(run.model.path)
+    chat, rules = Chat.open(model), PictureRules.of_folder(model)
+    prompts = train_prompts(run.data, chat, rules)
+    tested = val_prompts(run.data, chat, rules)
+    total = total_steps(run, len(prompts))
+    run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
+    write_record(asked, folder)
+    journal = Journal(folder, total, shown)
+    journal.tell(f"{len(prompts)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")
+    from hpt_megatron.driver.ray.start import open_roles  # Ray, and with it everything that takes time
+
+    with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
+        sampler = build_sampler(run.data, run.trainer.seed, prompts)
+        loop = RlLoop(run, roles, Algorithm(run), prompts, sampler)
+        validation = Validation(run, loop, tested) if len(tested) else None
+        return Course(run, loop, roles.policy, journal, validation).go()
