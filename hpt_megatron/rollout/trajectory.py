@@ -30,7 +30,7 @@ from typing import Any
 
 from hpt_megatron.rollout.agent.views import View
 
-OURS = ("infra_error", "generator_error")
+OURS = ("infra_error", "refused", "generator_error")
 """Ends that say nothing about the policy."""
 WHOLE_TARGET = "target"
 """How a row ends whose prefix is its whole demonstration."""

@@ -6,13 +6,15 @@
 Invariants
     1. Both drivers give the same trajectories for the same seeds, where engine and search service do.
     2. Groups come back in the order of the tasks, trajectories in the order of their samples.
-    3. `on_group` runs in a thread; what it raises ends the collection.
-    4. Where too many searches of the step failed, `RetrieverUnavailable` is raised when all trajectories have ended.
+    3. `on_group` runs in a thread; what it raises ends the collection, and is what `collect` raises.
+    4. Prompts are told apart by their ids, so no id comes twice.
+    5. Where too many searches of the step failed, `RetrieverUnavailable` is raised when all trajectories have ended.
 
 Example: groups[0][3].ids
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -57,6 +59,10 @@ class Agent:
         """`samples` trajectories of each task, which is an id and a row of data; `prefix`: what they go on from."""
         if prefix.n_prefix and self.kit.mode.actions:
             raise UserError("a prefix is the start of a single response", where="n_prefix", mend="agent=single_turn")
+        twice = [uid for uid, count in Counter(uid for uid, _ in tasks).items() if count > 1]
+        if twice:
+            what = f"{len(twice)} ids of prompts come more than once, the first is {twice[0]}"
+            raise UserError(what, where="tasks", mend="an id of its own for each prompt of a step")
         if self.client is not None:
             self.client.begin_step()
         groups = self._loop.run(self._collected(tasks, sampling, samples, step, on_group, prefix))

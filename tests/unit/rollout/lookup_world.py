@@ -84,6 +84,8 @@ class Scripted:
             if self.slow:
                 time.sleep(random.random() / 50)
             said = self.script(uid, int(sample), turn, sampling.seed)
+            if not future.set_running_or_notify_cancel():
+                return
             if isinstance(said, Exception):
                 future.set_exception(said)
             else:

@@ -52,6 +52,7 @@ def test_what_does_not_belong_together_is_refused():
 def test_only_trajectories_that_the_policy_made_are_valid():
     assert built().freeze("length").valid
     assert not built().freeze("infra_error").valid
+    assert not built().freeze("refused").valid
     assert not built().freeze("generator_error").valid
     empty = Builder("uid", 0)
     empty.prompt([1, 2])
