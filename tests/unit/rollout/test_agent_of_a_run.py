@@ -4,11 +4,14 @@ import pytest
 from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns
 
 from hpt_megatron.config.load import load
+from hpt_megatron.config.rules import agent as rule
 from hpt_megatron.errors import UserError
+from hpt_megatron.rewards.turns import ACTIONS
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.metrics import metrics
 from hpt_megatron.rollout.agent.source_names import GenerationConfig, LLMGenerationManager
+from hpt_megatron.rollout.tools.tool import TOOLS
 
 ANSWER = "<answer>4</answer>"
 FIXED = ["rollout.agent_prompt=none", "data.image_max_pixels=3136"]
@@ -47,12 +50,10 @@ def test_a_searcher_without_a_generator_ends_with_its_search(chat, tiny, corpus)
         assert agent.kit.generator.settings.model == "m"
 
 
-def test_a_tool_that_nobody_knows_and_a_tag_that_is_none_are_refused(chat, tiny, corpus):
-    engine = Scripted(chat, turns(ANSWER))
-    with pytest.raises(UserError, match="no such tool: telephone; one of"):
-        agent_of(run_of(corpus, "rollout.tools=[telephone]"), engine, str(tiny))
-    with pytest.raises(UserError, match="answer is no tool"):
-        agent_of(run_of(corpus, "rollout.tools=[answer]"), engine, str(tiny))
+def test_the_rule_about_tools_knows_the_tools_and_tags_that_there_are():
+    """It lies below them, so it has their names a second time."""
+    assert rule.TOOLS == tuple(name for name in TOOLS.names() if name not in rule.RESERVED)
+    assert rule.RESERVED == ("think", *ACTIONS)
 
 
 def test_the_names_of_the_sources_run_the_same_agent(chat, tiny, corpus, tmp_path):
