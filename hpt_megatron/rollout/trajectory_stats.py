@@ -6,15 +6,12 @@
     frozen_generator      answer of another model
     trajectory            whole trajectory
 
-Percentiles are by nearest rank, so each is a time that occurred.
-
 Example:
     >>> latency([0.1, 0.2, 0.3, 4.0])["p95"]
     4.0
 """
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.percentile import percentile
 
 COLUMNS = ("count", "mean", "p50", "p95", "p99", "max")
 
@@ -34,6 +32,13 @@ class Stats:
     finishes: Counter[str] = field(default_factory=Counter)
     unread: int = 0
 
+    def add(self, other: "Stats") -> None:
+        """Counts what another one counted."""
+        for event, times in other.seconds.items():
+            self.seconds[event] += times
+        self.finishes += other.finishes
+        self.unread += other.unread
+
     def table(self) -> dict[str, dict[str, float]]:
         """Latency by event."""
         return {event: latency(times) for event, times in sorted(self.seconds.items())}
@@ -42,11 +47,7 @@ class Stats:
 def latency(times: Sequence[float]) -> dict[str, float]:
     """The numbers of `COLUMNS`; at least one time."""
     ordered = sorted(times)
-
-    def percentile(share: float) -> float:
-        return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
-
-    told = (len(ordered), sum(ordered) / len(ordered), percentile(0.5), percentile(0.95), percentile(0.99), ordered[-1])
+    told = (len(ordered), sum(ordered) / len(ordered), *(percentile(ordered, p) for p in (50, 95, 99)), ordered[-1])
     return dict(zip(COLUMNS, map(float, told), strict=True))
 
 
@@ -76,13 +77,14 @@ def _add(stats: Stats, told: Mapping[str, Any]) -> None:
 
 def stats_of_files(paths: Sequence[Path]) -> Stats:
     """Of several files together; one without a single trajectory is refused."""
-    lines: list[str] = []
+    whole = Stats()
     for path in paths:
         try:
-            own = path.read_text(encoding="utf-8").splitlines()
+            with path.open(encoding="utf-8") as lines:
+                own = stats_of(lines)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot be read: {error}", where=str(path)) from error
-        if not stats_of(own).finishes:
+        if not own.finishes:
             raise UserError("holds no trajectory", where=str(path), mend="give a file of trajectories, a line each")
-        lines += own
-    return stats_of(lines)
+        whole.add(own)
+    return whole

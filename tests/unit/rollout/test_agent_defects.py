@@ -1,9 +1,10 @@
 """What public visual search agents got wrong, and does not happen here: one test for each defect that the agent could
 have.
 
-Elsewhere: D3 `test_rope_agrees.py`; D6 to D9 `test_views_and_crops.py`; D10 `test_search_client.py`; D11 the judge's
-tests among the rewards; D12 `test_machine_table.py`; D13 (a step without images) `tests/dist/test_vl_training.py`; D14
-(groups) `tests/unit/algorithms/test_outcome_and_assemble.py`; D15 also `test_reward_retrieval.py`.
+Elsewhere: D3 `tests/unit/mcore/packing/test_row_positions.py`; D6 to D9 `test_views_and_crops.py`; D10
+`test_search_client.py`; D11 the judge's tests among the rewards; D12 `test_machine_table.py`; D13 (a step without
+images) `tests/dist/test_vl_training.py`; D14 (groups) `tests/unit/algorithms/test_outcome_and_assemble.py`; D15 also
+`test_reward_retrieval.py`.
 """
 
 import re
@@ -19,9 +20,9 @@ from hpt_megatron.rollout.agent.modes import MODES, instruction_of
 from hpt_megatron.rollout.agent.observations import Templates, harmless, help_text
 from hpt_megatron.rollout.agent.views import View
 from hpt_megatron.rollout.engine import Sampled
-from hpt_megatron.rollout.judged import sample_of
 from hpt_megatron.rollout.search.client import RetrieverUnavailable, SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
+from hpt_megatron.rollout.to_sample import sample_of
 
 ANSWER = "<answer>4</answer>"
 

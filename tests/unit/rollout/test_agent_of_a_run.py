@@ -52,8 +52,8 @@ def test_a_searcher_without_a_generator_ends_with_its_search(chat, tiny, corpus)
 
 def test_the_rule_about_tools_knows_the_tools_and_tags_that_there_are():
     """It lies below them, so it has their names a second time."""
-    assert rule.TOOLS == tuple(name for name in TOOLS.names() if name not in rule.RESERVED)
-    assert rule.RESERVED == ("think", *ACTIONS)
+    assert tuple(name for name in TOOLS.names() if name not in rule.RESERVED) == rule.TOOLS
+    assert ("think", *ACTIONS) == rule.RESERVED
 
 
 def test_the_names_of_the_sources_run_the_same_agent(chat, tiny, corpus, tmp_path):

@@ -11,8 +11,8 @@ from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent.collect import Agent
-from hpt_megatron.rollout.judged import sample_of
 from hpt_megatron.rollout.to_rows import to_rows
+from hpt_megatron.rollout.to_sample import sample_of
 
 TARGET = "<think>3+5</think><answer>8</answer>"
 HALF = PrefixSettings(strategy="fixed", n_prefix=2, min_ratio=0.0, max_ratio=0.5)

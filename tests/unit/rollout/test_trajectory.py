@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.rollout.agent.views import View
-from hpt_megatron.rollout.judged import sample_of
+from hpt_megatron.rollout.to_sample import sample_of
 from hpt_megatron.rollout.trajectory import Builder, collapsed, expanded
 from hpt_megatron.rollout.trajectory_file import append, line_of
 
