@@ -68,6 +68,11 @@ class Replicas:
         self._waiting: list[Request] = []
         self._lock = threading.RLock()
 
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Of every replica: they belong to one run."""
+        return tuple(self.engines[0].forbidden)
+
     def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
         """`sampling.n` responses, in order."""
         request = Request(prompt, sampling, key, Future())

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from hpt_megatron.algorithms.prefix import PrefixSettings
+from hpt_megatron.algorithms.prefix import PrefixSettings, plan_counts
 from hpt_megatron.data.record import Record
 from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent import concurrent, lockstep
@@ -41,6 +41,8 @@ class Agent:
     def __init__(self, kit: Kit, client: SearchClient | None = None, driver: Driver = "async") -> None:
         self.kit, self.client, self._drive = kit, client, DRIVERS[driver]
         self._loop = LoopThread("agent")
+        self.prefix_counts: dict[str, int] = {}
+        """What the last collection gave of demonstrations (`prefix.py:plan_counts`); empty where it gave none."""
 
     def probe(self) -> None:
         """Refuses to start without its search service, unless the run may."""
@@ -82,6 +84,8 @@ class Agent:
         starts = await asyncio.gather(*(asyncio.to_thread(encoded, self.kit, uid, record) for uid, record in tasks))
         longest = self.kit.rules.max_response_tokens
         plans = [start.plan(prefix, step, samples, longest) for start in starts]
+        readable = [plan for start, plan in zip(starts, plans, strict=True) if not start.problem]
+        self.prefix_counts = plan_counts(readable) if prefix.n_prefix else {}
         groups = [
             [Episode(self.kit, start, row.sample, sampling, step, row) for row in plan.rows]
             for start, plan in zip(starts, plans, strict=True)

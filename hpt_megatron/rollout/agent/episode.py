@@ -248,7 +248,8 @@ class Episode:
             words = action.body.casefold()
             self._counts["repeated_queries"] += self._queries[words] > 0
             self._queries[words] += 1
-        scene = Scene(tuple(self._builder.images), self.start.record.extra, self.start.record.index)
+        row, builder = self.start.record, self._builder
+        scene = Scene(tuple(builder.images), row.extra, row.index, tuple(builder.retrieved))
         try:
             self._outcome = await self.kit.tools[action.name].use(action.body, scene)
         except Exception as error:  # another package's tool may raise anything; it is not the policy's doing

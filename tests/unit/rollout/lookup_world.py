@@ -61,6 +61,7 @@ class Scripted:
     """
 
     version = "5"
+    forbidden = (3, 4)
 
     def __init__(self, chat, script, slow=False):
         self.chat, self.script, self.slow = chat, script, slow

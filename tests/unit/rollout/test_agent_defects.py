@@ -122,6 +122,25 @@ def test_d5_when_every_page_was_shown_the_policy_is_told_so_and_no_image_comes_f
         assert [view.image.getpixel((9, 9)) for view in done.images] == [colour]
 
 
+def test_d5_a_document_of_text_is_told_once_and_one_that_does_not_fit_is_not_counted_as_told(chat, tmp_path):
+    """A server of texts finds the same four every time; three are told at first, for the fourth would be cut."""
+    texts = {"a": "short", "b": "x" * 2000, "c": "y" * 1900, "d": "last"}
+    found = [{"document": {"id": name, "contents": text}, "score": 1.0} for name, text in texts.items()]
+    script = turns(*["<search>a</search>"] * 3, ANSWER)
+    with serving(lambda *_: (200, {"result": [[*found]]})) as url:
+        client = SearchClient(Retriever(url=url, protocol="search_r1", corpus_root=str(tmp_path), batch_wait_ms=1))
+        groups, engine = run(chat, client, script)
+        texts["c"] = "y" * 2000
+        found[2]["document"]["contents"] = texts["c"]
+        client = SearchClient(Retriever(url=url, protocol="search_r1", corpus_root=str(tmp_path), batch_wait_ms=1))
+        cut, _ = run(chat, client, script)
+    assert [note.pages for note in groups[0][0].turns] == [("a", "b", "c", "d"), (), (), ()]
+    assert [note.outcome for note in groups[0][0].turns] == ["shown", "nothing", "nothing", ""]
+    assert "found no new page" in chat.text(engine.asked[2][1].ids)
+    assert [note.pages for note in cut[0][0].turns] == [("a", "b"), ("c", "d"), (), ()]
+    assert cut[0][0].retrieved == ("a", "b", "c", "d")
+
+
 def test_d5_a_page_whose_image_is_broken_is_passed_over(chat, tmp_path):
     corpus = write_corpus(tmp_path, keys=("k00", "k01"))
     (corpus / "deck" / "k00.png").write_bytes(b"\x89PNG broken")

@@ -3,6 +3,7 @@
 Not covered: a model; the vocabulary of a real checkpoint.
 """
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -16,7 +17,8 @@ from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.views import View
 from hpt_megatron.rollout.engine import EngineDiedError, RequestRefusedError, Sampled
 from hpt_megatron.rollout.to_sample import sample_of
-from hpt_megatron.rollout.trajectory import collapsed, expanded
+from hpt_megatron.rollout.tools.tool import Outcome
+from hpt_megatron.rollout.trajectory import collapsed
 
 T = token_ids()
 FIRST = "<think>look</think><search>k07</search>"
@@ -64,7 +66,6 @@ def test_the_lookup_task_has_exactly_these_ids_masks_and_turns(chat, corpus, dri
     assert [(view.page, view.region, view.grid) for view in done.images] == [("deck/k07", (0, 0, 56, 56), (1, 4, 4))]
     second = engine.asked[1][1]
     assert list(second.ids) == list(collapsed(PROMPT + TURN_1 + OBSERVATION, T["<|image_pad|>"]))
-    assert expanded(second.ids, [4], T["<|image_pad|>"]) == done.ids[: -len(TURN_2)]
     assert [image.size for image in second.images] == [(56, 56)]
 
 
@@ -256,6 +257,25 @@ def test_a_tool_that_raises_has_failed_and_the_other_trajectories_go_on(chat, co
     assert [done.finish for done in group] == ["answered", "answered"]
     assert (group[1].turns[0].outcome, group[1].counters["infra_events"]) == ("KeyError", 1.0)
     assert "The calculator is unavailable." in chat.text(engine.asked[-1][1].ids)
+
+
+@pytest.mark.parametrize(("limit", "finish"), [(0.05, "wall_time"), (60.0, "answered"), (0.0, "answered")])
+def test_a_trajectory_that_took_too_long_is_not_gone_on_with(chat, corpus, limit, finish):
+    """Its clock runs while tools do, and what came too late leaves no trace."""
+
+    class Slow:
+        async def use(self, body, scene):
+            await asyncio.sleep(0.1)
+            return Outcome("shown", text="8")
+
+    kit = kit_of(chat, Scripted(chat, turns("<calculator>3+5</calculator>", SECOND)), None, tools=("calculator",))
+    kit = dataclasses.replace(
+        kit, tools={"calculator": Slow()}, rules=dataclasses.replace(kit.rules, wall_time_s=limit)
+    )
+    with Agent(kit) as agent:
+        (done,) = agent.collect([("1", lookup("k07"))], SAMPLING, 1)[0]
+    assert (done.finish, done.valid, done.loss_mask[-1]) == (finish, True, 1)
+    assert (done.num_sampled == done.num_response) is (finish == "wall_time")
 
 
 def test_an_action_of_another_mode_is_no_valid_action(chat, corpus):
