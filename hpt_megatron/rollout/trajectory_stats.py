@@ -32,13 +32,6 @@ class Stats:
     finishes: Counter[str] = field(default_factory=Counter)
     unread: int = 0
 
-    def add(self, other: "Stats") -> None:
-        """Counts what another one counted."""
-        for event, times in other.seconds.items():
-            self.seconds[event] += times
-        self.finishes += other.finishes
-        self.unread += other.unread
-
     def table(self) -> dict[str, dict[str, float]]:
         """Latency by event."""
         return {event: latency(times) for event, times in sorted(self.seconds.items())}
@@ -51,13 +44,13 @@ def latency(times: Sequence[float]) -> dict[str, float]:
     return dict(zip(COLUMNS, map(float, told), strict=True))
 
 
-def stats_of(lines: Iterable[str]) -> Stats:
-    """Of all trajectories in some lines."""
-    stats = Stats()
+def stats_of(lines: Iterable[str], stats: Stats | None = None) -> Stats:
+    """Of all trajectories in some lines, added to what is given."""
+    stats = stats or Stats()
     for line in lines:
         try:
             _add(stats, json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             stats.unread += 1
     return stats
 
@@ -77,14 +70,13 @@ def _add(stats: Stats, told: Mapping[str, Any]) -> None:
 
 def stats_of_files(paths: Sequence[Path]) -> Stats:
     """Of several files together; one without a single trajectory is refused."""
-    whole = Stats()
+    stats = Stats()
     for path in paths:
+        before = stats.finishes.total()
         try:
-            with path.open(encoding="utf-8") as lines:
-                own = stats_of(lines)
+            own = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot be read: {error}", where=str(path)) from error
-        if not own.finishes:
+        if stats_of(own, stats).finishes.total() == before:
             raise UserError("holds no trajectory", where=str(path), mend="give a file of trajectories, a line each")
-        whole.add(own)
-    return whole
+    return stats
