@@ -23,7 +23,7 @@ FLOORS = [
 # Who may name a heavy package. A path ends in "/" for a folder.
 QUARANTINE = {
     "ray": ["hpt_megatron/driver/ray/"],
-    "vllm": ["hpt_megatron/rollout/vllm_"],
+    "vllm": ["hpt_megatron/rollout/engine/vllm_"],
     "megatron": ["hpt_megatron/mcore/", "hpt_megatron/weights/execute"],
     "transformers": [
         "hpt_megatron/data/chat.py",

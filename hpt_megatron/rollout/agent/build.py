@@ -13,7 +13,7 @@ from hpt_megatron.rollout.agent.generator import Generator, GeneratorSettings
 from hpt_megatron.rollout.agent.machine import Rules
 from hpt_megatron.rollout.agent.modes import Mode, instruction_of, mode_of
 from hpt_megatron.rollout.agent.views import CropRules, Viewer
-from hpt_megatron.rollout.engine import RolloutEngine
+from hpt_megatron.rollout.engine.role import RolloutEngine
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.tools import bbox, calculator, search  # noqa: F401  (they name themselves)

@@ -23,7 +23,7 @@ from hpt_megatron.data.record import Record
 from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent import concurrent, lockstep
 from hpt_megatron.rollout.agent.episode import Episode, Kit, encoded
-from hpt_megatron.rollout.engine import Sampling
+from hpt_megatron.rollout.engine.role import Sampling
 from hpt_megatron.rollout.loop_thread import LoopThread
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.trajectory import Trajectory

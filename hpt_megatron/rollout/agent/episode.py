@@ -66,7 +66,7 @@ from hpt_megatron.rollout.agent.observations import (
 from hpt_megatron.rollout.agent.parsing import cut_after_action
 from hpt_megatron.rollout.agent.prompting import Prompting
 from hpt_megatron.rollout.agent.views import View, Viewer
-from hpt_megatron.rollout.engine import EngineDiedError, Prompt, RequestRefusedError, RolloutEngine, Sampling
+from hpt_megatron.rollout.engine.role import EngineDiedError, Prompt, RequestRefusedError, RolloutEngine, Sampling
 from hpt_megatron.rollout.tools.tool import Outcome, Scene, Tool
 from hpt_megatron.rollout.trajectory import Builder, Trajectory, TurnNote, collapsed
 

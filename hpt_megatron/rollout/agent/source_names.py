@@ -26,7 +26,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import Group
 from hpt_megatron.rollout.agent.generator import Generator
-from hpt_megatron.rollout.engine import RolloutEngine, Sampling
+from hpt_megatron.rollout.engine.role import RolloutEngine, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from hpt_megatron.rollout.agent.episode import Kit
 from hpt_megatron.rollout.agent.machine import Rules
 from hpt_megatron.rollout.agent.modes import mode_of
 from hpt_megatron.rollout.agent.views import Viewer
-from hpt_megatron.rollout.engine import Sampled, Sampling
+from hpt_megatron.rollout.engine.role import Sampled, Sampling
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.tools import bbox, calculator, search  # noqa: F401

@@ -19,7 +19,7 @@ from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.modes import MODES, instruction_of
 from hpt_megatron.rollout.agent.observations import Templates, harmless, help_text
 from hpt_megatron.rollout.agent.views import View
-from hpt_megatron.rollout.engine import Sampled
+from hpt_megatron.rollout.engine.role import Sampled
 from hpt_megatron.rollout.search.client import RetrieverUnavailable, SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.to_sample import sample_of

@@ -15,7 +15,7 @@ from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.rewards.turns import Format
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.views import View
-from hpt_megatron.rollout.engine import EngineDiedError, RequestRefusedError, Sampled
+from hpt_megatron.rollout.engine.role import EngineDiedError, RequestRefusedError, Sampled
 from hpt_megatron.rollout.to_sample import sample_of
 from hpt_megatron.rollout.tools.tool import Outcome
 from hpt_megatron.rollout.trajectory import collapsed

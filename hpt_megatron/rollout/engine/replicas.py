@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, Sampled, Sampling
+from hpt_megatron.rollout.engine.role import Asleep, EngineDiedError, Prompt, Sampled, Sampling
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
