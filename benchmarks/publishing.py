@@ -95,8 +95,8 @@ def measure(scale: str, repeat: int, folder: Path) -> dict[str, Any]:
     from hpt_megatron.embedded.folder import write_tiny
     from hpt_megatron.embedded.random_folder import write_random
     from hpt_megatron.mcore.local_processes import run as run_processes
-    from hpt_megatron.rollout.vllm_engine import VllmEngine
-    from hpt_megatron.rollout.weight_sync import WeightSync
+    from hpt_megatron.rollout.engine.vllm_engine import VllmEngine
+    from hpt_megatron.rollout.engine.weight_sync import WeightSync
 
     run = load_run([*SCALES[scale], *COMMON])
     where = write_tiny(folder / scale) if scale == "tiny" else write_random(run.model, folder / scale)

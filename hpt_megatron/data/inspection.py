@@ -23,6 +23,7 @@ from hpt_megatron.data.prompts import Prompt, PromptRules, make_prompt
 from hpt_megatron.data.reading import Problem, problem_of, read
 from hpt_megatron.data.record import Record, Source
 from hpt_megatron.errors import UserError
+from hpt_megatron.percentile import percentile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +170,8 @@ def _lengths(found: Inspection, places: Sequence[str], measure: Measure, own: Li
 
 def _spread(values: list[int]) -> dict[str, int]:
     ordered = sorted(values)
-    last = len(ordered) - 1
-    return {
-        name: ordered[round(share * last)] for name, share in (("min", 0), ("median", 0.5), ("p95", 0.95), ("max", 1))
-    }
+    shares = (("min", 0), ("median", 50), ("p95", 95), ("max", 100))
+    return {name: percentile(ordered, percent) for name, percent in shares}
 
 
 def _repeated(found: Inspection, places: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from hpt_megatron.percentile import percentile
 from hpt_megatron.rewards.component import ComponentError, Sample
 
 OURS = re.compile(r"</?\s*(?:judge|answer|question|reference|think|search|system|user|assistant)\b[^<>]{0,80}>", re.I)
@@ -164,7 +165,7 @@ class Judge:
             times, counts = sorted(self._times), dict(self._counts)
         found = {f"judge/{name}": float(count) for name, count in counts.items()}
         if times:
-            found |= {f"judge/seconds_p{p}": times[min(p * len(times) // 100, len(times) - 1)] for p in (50, 95)}
+            found |= {f"judge/seconds_p{p}": percentile(times, p) for p in (50, 95)}
         return found
 
     def _vote(self, conversation: list[dict[str, str]], seed: int) -> bool:

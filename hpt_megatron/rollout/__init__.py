@@ -1,4 +1,4 @@
-"""The engine that samples: vLLM behind one role, and how it takes the trainer's weights.
+"""Rollouts: what was sampled, token by token, as rows, for the rewards and in files.
 
-Only files named `vllm_*` import vLLM. `vllm_worker.py` and what it imports run inside vLLM's worker processes.
+engine/   who samples          agent/   what is asked next          tools/, search/   what an agent may use
 """

@@ -30,7 +30,7 @@ from typing import Any
 
 from hpt_megatron.rollout.agent.views import View
 
-OURS = ("infra_error", "generator_error")
+OURS = ("infra_error", "refused", "generator_error")
 """Ends that say nothing about the policy."""
 WHOLE_TARGET = "target"
 """How a row ends whose prefix is its whole demonstration."""
@@ -198,18 +198,6 @@ def collapsed(ids: Sequence[int], image_pad: int) -> tuple[int, ...]:
     (1, 7, 2, 7, 3)
     """
     return tuple(token for i, token in enumerate(ids) if token != image_pad or i == 0 or ids[i - 1] != image_pad)
-
-
-def expanded(ids: Sequence[int], counts: Sequence[int], image_pad: int) -> tuple[int, ...]:
-    """The way back: each placeholder as many times as its image has visual tokens.
-
-    >>> expanded([1, 7, 2, 7, 3], [2, 1], image_pad=7)
-    (1, 7, 7, 2, 7, 3)
-    """
-    if list(ids).count(image_pad) != len(counts):
-        raise ValueError(f"{list(ids).count(image_pad)} placeholders for {len(counts)} images")
-    left = iter(counts)
-    return tuple(token for one in ids for token in ([image_pad] * next(left) if one == image_pad else [one]))
 
 
 def summary(view: View) -> dict[str, Any]:

@@ -6,15 +6,12 @@
     frozen_generator      answer of another model
     trajectory            whole trajectory
 
-Percentiles are by nearest rank, so each is a time that occurred.
-
 Example:
     >>> latency([0.1, 0.2, 0.3, 4.0])["p95"]
     4.0
 """
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.percentile import percentile
 
 COLUMNS = ("count", "mean", "p50", "p95", "p99", "max")
 
@@ -42,21 +40,17 @@ class Stats:
 def latency(times: Sequence[float]) -> dict[str, float]:
     """The numbers of `COLUMNS`; at least one time."""
     ordered = sorted(times)
-
-    def percentile(share: float) -> float:
-        return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
-
-    told = (len(ordered), sum(ordered) / len(ordered), percentile(0.5), percentile(0.95), percentile(0.99), ordered[-1])
+    told = (len(ordered), sum(ordered) / len(ordered), *(percentile(ordered, p) for p in (50, 95, 99)), ordered[-1])
     return dict(zip(COLUMNS, map(float, told), strict=True))
 
 
-def stats_of(lines: Iterable[str]) -> Stats:
-    """Of all trajectories in some lines."""
-    stats = Stats()
+def stats_of(lines: Iterable[str], stats: Stats | None = None) -> Stats:
+    """Of all trajectories in some lines, added to what is given."""
+    stats = stats or Stats()
     for line in lines:
         try:
             _add(stats, json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             stats.unread += 1
     return stats
 
@@ -76,13 +70,13 @@ def _add(stats: Stats, told: Mapping[str, Any]) -> None:
 
 def stats_of_files(paths: Sequence[Path]) -> Stats:
     """Of several files together; one without a single trajectory is refused."""
-    lines: list[str] = []
+    stats = Stats()
     for path in paths:
+        before = stats.finishes.total()
         try:
             own = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot be read: {error}", where=str(path)) from error
-        if not stats_of(own).finishes:
+        if stats_of(own, stats).finishes.total() == before:
             raise UserError("holds no trajectory", where=str(path), mend="give a file of trajectories, a line each")
-        lines += own
-    return stats_of(lines)
+    return stats

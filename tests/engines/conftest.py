@@ -41,7 +41,7 @@ def forbidden(folder):
 def shared_engine(folder, forbidden):
     """The engine as a run has it, in processes of its own; test_engine_role.py ends with killing it."""
     from hpt_megatron.config.load import load_run
-    from hpt_megatron.rollout.vllm_engine import VllmEngine
+    from hpt_megatron.rollout.engine.vllm_engine import VllmEngine
 
     run = load_run(
         [

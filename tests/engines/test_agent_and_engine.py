@@ -12,7 +12,7 @@ import pytest
 from hpt_megatron.config.load import load
 from hpt_megatron.data.record import Message, Record, Source
 from hpt_megatron.rollout.agent.build import agent_of
-from hpt_megatron.rollout.engine import Sampling
+from hpt_megatron.rollout.engine.role import Sampling
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytest
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules, grid, patches, tokens
 from hpt_megatron.data.record import Message
-from hpt_megatron.rollout.engine import Prompt, Sampling
-from hpt_megatron.rollout.forbidden import forbidden_ids
+from hpt_megatron.rollout.engine.forbidden import forbidden_ids
+from hpt_megatron.rollout.engine.role import Prompt, Sampling
 from hpt_megatron.rollout.trajectory import collapsed
 
 pytestmark = pytest.mark.slow

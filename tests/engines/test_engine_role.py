@@ -12,9 +12,9 @@ from prompts import prompt_of
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.colocated import shared_devices
-from hpt_megatron.rollout.engine import EngineDiedError, Prompt, Sampling
-from hpt_megatron.rollout.replicas import Replicas
+from hpt_megatron.rollout.engine.colocated import shared_devices
+from hpt_megatron.rollout.engine.replicas import Replicas
+from hpt_megatron.rollout.engine.role import EngineDiedError, Prompt, Sampling
 
 pytestmark = pytest.mark.slow
 TEXT = Prompt((5, 6, 7, 8, 9))
@@ -145,7 +145,7 @@ def test_a_request_that_cannot_be_is_refused_in_a_line_and_harms_no_other(served
 def test_the_cache_is_measured_and_its_size_logged(folder, served, caplog):
     """What is logged at the start is what is told here; the shared engine has started before."""
     assert served.cache_tokens >= 1024
-    with caplog.at_level("INFO", "hpt_megatron.rollout.vllm_engine"):
+    with caplog.at_level("INFO", "hpt_megatron.rollout.engine.vllm_engine"):
         served.tell_cache()
     assert (
         f"cache for {served.cache_tokens} tokens, {served.cache_tokens / 1024:.1f} rows of the longest" in caplog.text

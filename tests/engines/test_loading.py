@@ -48,7 +48,7 @@ def landed_of(folder):
 
 @pytest.fixture
 def loading(engine):
-    from hpt_megatron.rollout.vllm_loading import Loading
+    from hpt_megatron.rollout.engine.vllm_loading import Loading
 
     worker = engine.llm_engine.model_executor.driver_worker.worker
     return Loading(worker.model_runner.get_model(), worker.model_config, worker.device)

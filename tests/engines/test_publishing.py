@@ -18,11 +18,11 @@ from trainers import FailedError, Trainers
 from hpt_megatron.config.load import load_run
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.engine import Prompt, Sampling
-from hpt_megatron.rollout.publish import meeting, publish, together, verify
-from hpt_megatron.rollout.replicas import Replicas
-from hpt_megatron.rollout.vllm_engine import VllmEngine
-from hpt_megatron.rollout.weight_sync import Transport, WeightSync
+from hpt_megatron.rollout.engine.publish import meeting, publish, together, verify
+from hpt_megatron.rollout.engine.replicas import Replicas
+from hpt_megatron.rollout.engine.role import Prompt, Sampling
+from hpt_megatron.rollout.engine.vllm_engine import VllmEngine
+from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 from hpt_megatron.weights.plan.cost import cost
 from hpt_megatron.weights.plan.publish import ALL, TRAINED, plans_of_run
 

@@ -18,7 +18,7 @@ def read(where, run):
 
     from hpt_megatron.mcore.publishing import held_tensors
     from hpt_megatron.mcore.worker import MegatronWorker
-    from hpt_megatron.rollout.vllm_source import MegatronSource
+    from hpt_megatron.rollout.engine.vllm_source import MegatronSource
     from hpt_megatron.weights.publish.digests import digest
 
     worker = MegatronWorker(run, train=False)

@@ -22,16 +22,27 @@ def chat(tiny):
 
 
 @pytest.fixture
-def with_plugin(tmp_path):
-    """Runs a program in a fresh process beside a real installed distribution: one module, and its metadata."""
+def installed(tmp_path):
+    """Installs a real distribution, one module and its metadata, into a folder that it answers."""
 
-    def run(module, code, entry_points, program, *arguments):
+    def install(module, code, entry_points):
         (tmp_path / f"{module}.py").write_text(code)
         metadata = tmp_path / f"{module}-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.0\n")
         (metadata / "entry_points.txt").write_text(entry_points)
-        whole = f"import sys; sys.path.append({str(tmp_path)!r})\n{program}"
+        return tmp_path
+
+    return install
+
+
+@pytest.fixture
+def with_plugin(installed):
+    """Runs a program in a fresh process beside an installed distribution."""
+
+    def run(module, code, entry_points, program, *arguments):
+        folder = installed(module, code, entry_points)
+        whole = f"import sys; sys.path.append({str(folder)!r})\n{program}"
         command = [sys.executable, "-c", whole, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr

@@ -1,11 +1,16 @@
 """The agent: where it searches, what it may do, and budgets that let it do something."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from hpt_megatron.config.address import address_problems
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.registry import plugged
+
+TOOLS = ("calculator",)
+RESERVED = ("think", "search", "bbox", "answer", "search_complete")  # tags that have a meaning without a tool
 
 
 def check_agent(run: RunConfig) -> Iterator[Problem]:
@@ -38,6 +43,22 @@ def check_agent_prompt(run: RunConfig) -> Iterator[Problem]:
     prompt = run.rollout.agent_prompt
     if prompt not in ("own", "vrag_compat", "none") and not Path(prompt).is_file():
         yield Problem("rollout.agent_prompt", prompt, "no such instruction and no such file", "own, vrag_compat, none")
+
+
+def check_tools(run: RunConfig) -> Iterator[Problem]:
+    """A further tool is built in or another package's, is named once, and has a tag of its own."""
+    rollout = run.rollout
+    known = [name for name in (*TOOLS, *plugged("hpt_megatron.tools")) if name not in RESERVED]
+    for place, (name, count) in enumerate(Counter(rollout.tools).items()):
+        path = f"rollout.tools[{place}]"
+        if name in RESERVED:
+            yield Problem(path, name, "is a tag that agents have without it", ", ".join(known))
+        elif name not in known:
+            yield Problem(path, name, "no such tool", ", ".join(known))
+        elif count > 1:
+            yield Problem(path, name, f"is named {count} times", "once")
+    if rollout.tools and rollout.agent == "single_turn":
+        yield Problem("rollout.tools", list(rollout.tools), "a single turn uses no tool", "vrag or searcher", "warning")
 
 
 def check_generator(run: RunConfig) -> Iterator[Problem]:

@@ -102,6 +102,14 @@ def check_engine_batch(run: RunConfig) -> Iterator[Problem]:
         yield Problem("rollout.mm_processor_cache_gb", rollout.mm_processor_cache_gb, "is memory", "0 (none) or more")
 
 
+def check_deterministic(run: RunConfig) -> Iterator[Problem]:
+    """Batches can only be the same every time where a turn is handed over whole."""
+    rollout = run.rollout
+    if rollout.deterministic and rollout.agent_driver != "lockstep":
+        why = "each trajectory asks at its own pace, so requests meet in other batches every time"
+        yield Problem("rollout.agent_driver", rollout.agent_driver, why, "lockstep, or rollout.deterministic=false")
+
+
 def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:
     """A tensor that fits into no bucket travels alone; publishes are counted from 1."""
     rollout = run.rollout

@@ -7,14 +7,13 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.build import prompt_rules
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
-from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.episode import Kit
 from hpt_megatron.rollout.agent.generator import Generator, GeneratorSettings
 from hpt_megatron.rollout.agent.machine import Rules
 from hpt_megatron.rollout.agent.modes import Mode, instruction_of, mode_of
 from hpt_megatron.rollout.agent.views import CropRules, Viewer
-from hpt_megatron.rollout.engine import RolloutEngine
+from hpt_megatron.rollout.engine.role import RolloutEngine
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.tools import bbox, calculator, search  # noqa: F401  (they name themselves)
@@ -70,9 +69,6 @@ def tools_of(mode: Mode, equipment: Equipment) -> dict[str, Tool]:
 def rules_of(run: RunConfig, mode: Mode) -> Rules:
     """Budgets and choices of a run."""
     rollout, data = run.rollout, run.data
-    taken = [name for name in rollout.tools if name in ("think", "answer", "search_complete")]
-    if taken:
-        raise UserError(f"{taken[0]} is no tool", where="rollout.tools", mend=f"one of {', '.join(TOOLS.names())}")
     return Rules(
         actions=mode.actions,
         ending=mode.ending,

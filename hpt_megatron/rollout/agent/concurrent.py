@@ -6,10 +6,10 @@ Invariant: `finished` is told of a group as soon as its last trajectory ended, w
 Example: await drive(groups, finished)
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from hpt_megatron.rollout.agent.episode import Episode
+from hpt_megatron.rollout.agent.together import together
 
 Finished = Callable[[int], Awaitable[None]]
 
@@ -22,9 +22,11 @@ async def drive(groups: Sequence[Sequence[Episode]], finished: Finished) -> None
             await episode.perform()
 
     async def group(number: int) -> None:
-        await asyncio.gather(*map(one, groups[number]))
+        async with together() as tasks:
+            for episode in groups[number]:
+                tasks.create_task(one(episode))
         await finished(number)
 
-    async with asyncio.TaskGroup() as tasks:  # the first failure of ours ends them all
+    async with together() as tasks:
         for number in range(len(groups)):
             tasks.create_task(group(number))

@@ -8,7 +8,9 @@ call it.
 Invariants
     1. What the engine sampled is appended before anything looks at it.
     2. An observation is appended when its turn is asked for, not before: one that does not fit leaves no trace.
-    3. The seed of a turn depends on the run, the step, the prompt, the sample and the turn, and on nothing that other
+    3. An error of ours that is not about one request (an engine that sleeps) is raised; all else is counted and leaves
+       the other trajectories alone.
+    4. The seed of a turn depends on the run, the step, the prompt, the sample and the turn, and on nothing that other
        trajectories do.
 
 Example: while not episode.done: await episode.perform()
@@ -29,7 +31,7 @@ from hpt_megatron.algorithms.prefix import PrefixPlan, PrefixRow, PrefixSettings
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.prompts import PromptRules
 from hpt_megatron.data.record import Record
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.rewards.turns import ACTIONS, can_be_done
 from hpt_megatron.rollout.agent.generator import Generator
 from hpt_megatron.rollout.agent.machine import (
@@ -64,7 +66,7 @@ from hpt_megatron.rollout.agent.observations import (
 from hpt_megatron.rollout.agent.parsing import cut_after_action
 from hpt_megatron.rollout.agent.prompting import Prompting
 from hpt_megatron.rollout.agent.views import View, Viewer
-from hpt_megatron.rollout.engine import Prompt, RolloutEngine, Sampling
+from hpt_megatron.rollout.engine.role import EngineDiedError, Prompt, RequestRefusedError, RolloutEngine, Sampling
 from hpt_megatron.rollout.tools.tool import Outcome, Scene, Tool
 from hpt_megatron.rollout.trajectory import Builder, Trajectory, TurnNote, collapsed
 
@@ -204,10 +206,12 @@ class Episode:
         began = time.monotonic()
         try:
             (said,) = await asyncio.wrap_future(kit.engine.submit(prompt, asked, key=f"{builder.uid}/{self.sample}"))
-        except Exception as error:  # whatever it is, it is not the policy's doing: counted, and tried again
+        except Exception as error:  # not the policy's doing: counted, and asked again where that may help
+            if isinstance(error, HptError) and not isinstance(error, EngineDiedError | RequestRefusedError):
+                raise  # the run's own fault, such as an engine that sleeps: every trajectory would meet it
             LOG.warning("engine: %s: %s", type(error).__name__, error)
             self._counts["engine_failures"] += 1
-            return Broke()
+            return Broke(refused=isinstance(error, RequestRefusedError))
         taken = time.monotonic() - began
         self._seconds["generate_s"] += taken
         if said.finish == "abort":
@@ -226,7 +230,11 @@ class Episode:
         self._builder.turn(ids[:length], logp[:length], versions[:length])
         # A turn that is complete is one, also where the engine ran into its limit behind it.
         stopped = finish == "stop" or (action is not None and kit.truncate)
-        usable = action is not None and (action.name in kit.further_tools or can_be_done(action))
+        usable = (
+            action is not None
+            and action.name in kit.mode.actions
+            and (action.name not in ACTIONS or can_be_done(action))
+        )
         name, body = (action.name, action.body) if action and usable else ("", "")
         note = TurnNote(kit.chat.text(ids[:length]), name, body, num_tokens=length, generate_s=taken)
         self._builder.notes.append(note)
@@ -240,8 +248,13 @@ class Episode:
             words = action.body.casefold()
             self._counts["repeated_queries"] += self._queries[words] > 0
             self._queries[words] += 1
-        scene = Scene(tuple(self._builder.images), self.start.record.extra, self.start.record.index)
-        self._outcome = await self.kit.tools[action.name].use(action.body, scene)
+        row, builder = self.start.record, self._builder
+        scene = Scene(tuple(builder.images), row.extra, row.index, tuple(builder.retrieved))
+        try:
+            self._outcome = await self.kit.tools[action.name].use(action.body, scene)
+        except Exception as error:  # another package's tool may raise anything; it is not the policy's doing
+            LOG.warning("tool %s: %s: %s", action.name, type(error).__name__, error)
+            self._outcome = Outcome("failed", why=type(error).__name__)
         kind, taken = self._outcome.kind, time.monotonic() - began
         self._seconds["tool_s"] += taken
         self._counts["no_new_result"] += kind == "nothing"
@@ -258,7 +271,8 @@ class Episode:
         if wanted.kind == "invalid":
             seen = made.help(self.kit.mode.actions, ended, hint)
         elif wanted.kind != "shown":
-            seen = made.text(NO_NEW_RESULT if wanted.kind == "nothing" else UNAVAILABLE, ended, hint)
+            gone = UNAVAILABLE.format(tool=self._builder.notes[-1].action)
+            seen = made.text(NO_NEW_RESULT if wanted.kind == "nothing" else gone, ended, hint)
         elif outcome.views:
             seen = made.images(outcome.views, ended, hint, outcome.pages)
         else:

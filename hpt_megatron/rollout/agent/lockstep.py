@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from hpt_megatron.rollout.agent.episode import Episode
 from hpt_megatron.rollout.agent.machine import Generate
+from hpt_megatron.rollout.agent.together import together
 
 Finished = Callable[[int], Awaitable[None]]
 
@@ -32,14 +33,17 @@ async def drive(groups: Sequence[Sequence[Episode]], finished: Finished) -> None
 
 
 async def _acted(episodes: Sequence[Episode]) -> None:
-    await asyncio.gather(*(episode.perform() for episode in episodes))
+    async with together() as tasks:
+        for episode in episodes:
+            tasks.create_task(episode.perform())
 
 
 async def _sampled(episodes: Sequence[Episode]) -> None:
     """The whole turn at once: every episode has asked before the engine begins."""
     if not episodes:
         return
-    with episodes[0].kit.engine.held():
-        turns = [asyncio.ensure_future(episode.perform()) for episode in episodes]
-        await asyncio.sleep(0)  # each runs up to where it waits for the engine
-    await asyncio.gather(*turns)
+    async with together() as tasks:
+        with episodes[0].kit.engine.held():
+            for episode in episodes:
+                tasks.create_task(episode.perform())
+            await asyncio.sleep(0)  # each runs up to where it waits for the engine

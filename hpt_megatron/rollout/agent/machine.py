@@ -107,7 +107,9 @@ class Said:
 
 @dataclass(frozen=True)
 class Broke:
-    """The engine failed or was stopped."""
+    """The engine failed or was stopped; `refused`: this request is one that it does not begin."""
+
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ TABLE: tuple[tuple[Phase, type, Condition, Act], ...] = (
     (Phase.INIT, Prompted, no_room, finish("context_overflow")),
     (Phase.INIT, Prompted, too_many_images, finish("image_limit")),
     (Phase.INIT, Prompted, always, start),
+    (Phase.GENERATE, Broke, lambda s, e, r: e.refused, finish("refused")),
     (Phase.GENERATE, Broke, lambda s, e, r: s.retries >= r.retries, finish("infra_error")),
     (Phase.GENERATE, Broke, always, again),
     (Phase.GENERATE, Said, lambda s, e, r: not e.stopped, finish("length")),

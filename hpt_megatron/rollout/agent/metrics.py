@@ -20,8 +20,9 @@ def metrics(
     done: Sequence[Trajectory],
     references: Mapping[str, Sequence[str]] | None = None,
     search: Mapping[str, float] | None = None,
+    prefixes: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """`references`: gold pages by uid; `search`: of the client (`Stats.metrics`)."""
+    """`references`: gold pages by uid; `search`: of the client (`Stats.metrics`); `prefixes`: of the agent."""
     told = {f"agent/finish/{name}": float(count) for name, count in sorted(Counter(o.finish for o in done).items())}
     valid = [one for one in done if one.valid]
     told["agent/valid_share"] = _share(len(valid), len(done))
@@ -30,6 +31,7 @@ def metrics(
         told |= _retrieval(valid, references or {})
     for key, label in LABELS.items():
         told[f"agent/seconds/{label}"] = sum(one.seconds.get(key, 0.0) for one in done)
+    told |= {name: float(count) for name, count in (prefixes or {}).items()}
     return told | {f"search/{name}": value for name, value in (search or {}).items()}
 
 

@@ -24,7 +24,7 @@ from hpt_megatron.rollout.agent.views import View
 
 LONGEST_TEXT = 4000  # characters of one result
 NO_NEW_RESULT = "The search found no new page. Try other words."
-UNAVAILABLE = "The search is unavailable."
+UNAVAILABLE = "The {tool} is unavailable."
 LAST_TURN = "No tool is left. Give the answer now."
 LAST_SEARCH = "No tool is left. Say that the search is complete."
 

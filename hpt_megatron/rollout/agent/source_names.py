@@ -26,7 +26,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import Group
 from hpt_megatron.rollout.agent.generator import Generator
-from hpt_megatron.rollout.engine import RolloutEngine, Sampling
+from hpt_megatron.rollout.engine.role import RolloutEngine, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class LLMGenerationManager:
         *,
         run: RunConfig,
     ) -> None:
-        self.config, self.is_validation = config, is_validation
+        self.config, self.is_validation, self.n_val = config, is_validation, run.rollout.n_val
         self.agent = agent_of(config.applied(run), actor_rollout_wg, processor)
         generator = self.agent.kit.generator
         if generator is not None:
@@ -112,8 +112,10 @@ class LLMGenerationManager:
     def run_llm_loop(
         self, tasks: Sequence[tuple[str, Record]], sampling: Sampling, n: int = 1, step: int = 0
     ) -> list[Group]:
-        """`n` trajectories of each prompt, over at most `max_turns` turns with tools and the final one."""
-        groups = self.agent.collect(tasks, sampling, 1 if self.is_validation else n, step)
+        """`n` trajectories of each prompt, `rollout.n_val` in validation, over at most `max_turns` turns with tools and
+        the final one.
+        """
+        groups = self.agent.collect(tasks, sampling, self.n_val if self.is_validation else n, step)
         if self.config.crops_dir is not None:
             _write_crops(groups, Path(self.config.crops_dir))
         return groups

@@ -34,6 +34,7 @@ import httpx
 
 from hpt_megatron.data.record import Source
 from hpt_megatron.errors import HptError
+from hpt_megatron.percentile import percentile
 from hpt_megatron.rewards.retrieval import canonical
 from hpt_megatron.rollout.search.breaker import Breaker
 from hpt_megatron.rollout.search.settings import Retriever
@@ -86,8 +87,8 @@ class Stats:
         told = {name: float(getattr(self, name)) for name in ("queries", "cached", "failed", "untrusted", "unreadable")}
         told |= {"requests": float(self.requests), "retries": float(self.retries)}
         slow = sorted(self.latencies_s)
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-            told[f"{name}_s"] = slow[min(int(share * len(slow)), len(slow) - 1)] if slow else 0.0
+        for percent in (50, 95, 99):
+            told[f"p{percent}_s"] = percentile(slow, percent) if slow else 0.0
         told["max_s"] = slow[-1] if slow else 0.0
         return told
 

@@ -1,18 +1,22 @@
 """`<search>words</search>`: the best pages that were not shown yet, or the documents found.
 
-Decision: pages come in the order of the ranking, those already shown are passed over, and where none is left the
-policy is told so. Nothing is kept from one call to the next, so no page of one trajectory ever reaches another.
+Decision: pages come in the order of the ranking, those already shown are passed over, and where none is left the policy
+is told so. So it is with documents, as far as they have ids: one that was told is not told again. Nothing is kept from
+one call to the next, so no page of one trajectory ever reaches another.
 
 Invariants
     1. A page whose image cannot be read is passed over like one that was shown.
     2. A failed search is `failed`, never `nothing`.
+    3. A document that is named as found was told: those that no longer fit into `LONGEST_TEXT` wait for another search.
 
 Example: three hits, the first was shown before: the second is shown.
 """
 
 import asyncio
+from itertools import accumulate
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.rollout.agent.observations import LONGEST_TEXT
 from hpt_megatron.rollout.agent.views import View
 from hpt_megatron.rollout.tools.tool import TOOLS, Equipment, Outcome, Scene
 from hpt_megatron.search.hit import Hit, Query
@@ -48,11 +52,10 @@ class Search:
                 break
         if views:
             return Outcome("shown", tuple(views), pages=tuple(view.page for view in views))
-        texts = [hit.text for hit in found.hits if hit.text and not hit.image]
-        if not texts:
+        told = _fitting([hit for hit in found.hits if hit.text and not hit.image and hit.page not in scene.seen])
+        if not told:
             return Outcome("nothing")
-        names = tuple(hit.page for hit in found.hits if hit.text and not hit.image and hit.page)
-        return Outcome("shown", text="\n".join(texts), pages=names)
+        return Outcome("shown", text="\n".join(hit.text for hit in told), pages=tuple(h.page for h in told if h.page))
 
     def _view(self, hit: Hit) -> list[View]:
         try:
@@ -60,3 +63,9 @@ class Search:
         except UserError:
             self._client.unreadable(hit)
             return []
+
+
+def _fitting(hits: list[Hit]) -> list[Hit]:
+    """The first ones whose texts are shown whole together, and the very first whatever its length."""
+    ends = accumulate(len(hit.text) + 1 for hit in hits)  # a separator each
+    return [hit for i, (hit, end) in enumerate(zip(hits, ends, strict=True)) if i == 0 or end - 1 <= LONGEST_TEXT]

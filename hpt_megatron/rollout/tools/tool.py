@@ -32,11 +32,12 @@ class Scene:
     views: tuple[View, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # of the row of data
     index: str = ""  # of that row
+    pages: tuple[str, ...] = ()  # that tools have found, documents of text among them
 
     @property
     def seen(self) -> frozenset[str]:
-        """Pages that were shown."""
-        return frozenset(view.page for view in self.views if view.page)
+        """Pages that were shown, and documents that were told."""
+        return frozenset((*self.pages, *(view.page for view in self.views if view.page)))
 
 
 @dataclass(frozen=True)

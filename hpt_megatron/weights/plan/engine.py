@@ -9,7 +9,7 @@
                    language model is, its qkv, which is one tensor, by heads within each third
 
 It is written down here from vLLM's layers (`QKVParallelLinear`, `VocabParallelEmbedding`); an engine holds it against
-what its own loaders do (`rollout/vllm_baking.py`).
+what its own loaders do (`rollout/engine/vllm_baking.py`).
 
 Invariants
     1. Engines are copies: rank t of every engine is in the same share.

@@ -341,6 +341,17 @@ BROKEN = [
         [SEVEN, "rollout.generator_url=http://127.0.0.1:1/v1", "rollout.generator_model=m"],
         *("rollout.generator_url", "nobody asks", "searcher", "warning"),
     ),
+    *[
+        ([SEVEN, f"rollout.tools=[{tools}]"], "rollout.tools[0]", why, right, "error")
+        for tools, why, right in (
+            ("telephone", "no such tool", "calculator"),
+            ("answer", "have without it", "calculator"),
+            ("search,calculator", "have without it", "calculator"),
+            ("calculator,calculator", "named 2 times", "once"),
+        )
+    ],
+    ([SEVEN, "rollout.tools=[calculator]"], "rollout.tools", "single turn", "vrag", "warning"),
+    ([SEVEN, "rollout.deterministic=true"], "rollout.agent_driver", "own pace", "lockstep", "error"),
     ([SEVEN, "rollout.invalid_limit=-1"], "rollout.invalid_limit", "negative", "0 or more", "error"),
     ([SEVEN, "rollout.search_timeout_s=0"], "rollout.search_timeout_s", "ever answer", "15", "error"),
     ([SEVEN, "rollout.search_failure_budget=2"], "rollout.search_failure_budget", "share", "0 to 1", "error"),

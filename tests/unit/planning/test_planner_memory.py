@@ -50,7 +50,7 @@ def test_every_phase_is_the_sum_of_terms_above_zero():
 
 
 def test_while_weights_are_sent_a_device_holds_nothing_else_of_the_trainer():
-    """As rollout/colocated.py goes about it; a host has nowhere to put the rest."""
+    """As rollout/engine/colocated.py goes about it; a host has nowhere to put the rest."""
     sent = terms(of("experiment=hpt-7b")["publish"])
     assert sent["weights"] == terms(of("experiment=hpt-7b")["update"])["weights"]
     assert not set(STATE[1:]) & set(sent)

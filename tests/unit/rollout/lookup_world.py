@@ -18,7 +18,7 @@ from hpt_megatron.rollout.agent.episode import Kit
 from hpt_megatron.rollout.agent.machine import Rules
 from hpt_megatron.rollout.agent.modes import mode_of
 from hpt_megatron.rollout.agent.views import Viewer
-from hpt_megatron.rollout.engine import Sampled, Sampling
+from hpt_megatron.rollout.engine.role import Sampled, Sampling
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.tools import bbox, calculator, search  # noqa: F401
@@ -61,6 +61,7 @@ class Scripted:
     """
 
     version = "5"
+    forbidden = (3, 4)
 
     def __init__(self, chat, script, slow=False):
         self.chat, self.script, self.slow = chat, script, slow
@@ -84,6 +85,8 @@ class Scripted:
             if self.slow:
                 time.sleep(random.random() / 50)
             said = self.script(uid, int(sample), turn, sampling.seed)
+            if not future.set_running_or_notify_cancel():
+                return
             if isinstance(said, Exception):
                 future.set_exception(said)
             else:

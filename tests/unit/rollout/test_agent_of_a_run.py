@@ -4,11 +4,16 @@ import pytest
 from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns
 
 from hpt_megatron.config.load import load
+from hpt_megatron.config.rules import agent as rule
+from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.errors import UserError
+from hpt_megatron.rewards.turns import ACTIONS
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import Agent
+from hpt_megatron.rollout.agent.fingerprints import record_of
 from hpt_megatron.rollout.agent.metrics import metrics
 from hpt_megatron.rollout.agent.source_names import GenerationConfig, LLMGenerationManager
+from hpt_megatron.rollout.tools.tool import TOOLS
 
 ANSWER = "<answer>4</answer>"
 FIXED = ["rollout.agent_prompt=none", "data.image_max_pixels=3136"]
@@ -35,6 +40,17 @@ def test_an_agent_built_from_a_run_solves_the_lookup_task_within_the_runs_budget
     assert engine.asked[0][2].max_tokens == 60
 
 
+def test_what_a_run_records_of_its_agent_changes_with_tokens_images_and_the_mask(chat, tiny, corpus):
+    engine = Scripted(chat, turns(ANSWER))
+    with agent_of(run_of(corpus), engine, str(tiny)) as agent:
+        told = record_of(agent)
+        assert told == record_of(agent)
+        assert (told["pictures"], told["chat"]) == (PictureRules.of_folder(tiny).fingerprint, chat.fingerprint)
+        engine.forbidden = (3, 4, 5)
+        other = record_of(agent)
+    assert [name for name in told if told[name] != other[name]] == ["forbidden"]
+
+
 def test_a_searcher_without_a_generator_ends_with_its_search(chat, tiny, corpus):
     """The first of the two phases: format and retrieval alone are rewarded."""
     run = run_of(corpus, "rollout=searcher", "rollout.search_on_failure=abort")
@@ -47,19 +63,17 @@ def test_a_searcher_without_a_generator_ends_with_its_search(chat, tiny, corpus)
         assert agent.kit.generator.settings.model == "m"
 
 
-def test_a_tool_that_nobody_knows_and_a_tag_that_is_none_are_refused(chat, tiny, corpus):
-    engine = Scripted(chat, turns(ANSWER))
-    with pytest.raises(UserError, match="no such tool: telephone; one of"):
-        agent_of(run_of(corpus, "rollout.tools=[telephone]"), engine, str(tiny))
-    with pytest.raises(UserError, match="answer is no tool"):
-        agent_of(run_of(corpus, "rollout.tools=[answer]"), engine, str(tiny))
+def test_the_rule_about_tools_knows_the_tools_and_tags_that_there_are():
+    """It lies below them, so it has their names a second time."""
+    assert tuple(name for name in TOOLS.names() if name not in rule.RESERVED) == rule.TOOLS
+    assert ("think", *ACTIONS) == rule.RESERVED
 
 
 def test_the_names_of_the_sources_run_the_same_agent(chat, tiny, corpus, tmp_path):
     script = turns("<search>k07</search>", "<bbox>[0, 0, 28, 28]</bbox>", ANSWER)
     config = GenerationConfig(max_turns=4, max_prompt_length=200, max_model_len=512, crops_dir=str(tmp_path / "c"))
-    run = run_of(corpus, "data.max_response_length=200")
-    for is_validation, number in ((False, 2), (True, 1)):
+    run = run_of(corpus, "data.max_response_length=200", "rollout.n_val=3")
+    for is_validation, number in ((False, 2), (True, 3)):
         engine = Scripted(chat, script)
         manager = LLMGenerationManager(str(tiny), engine, config, is_validation, run=run)
         try:
@@ -69,7 +83,7 @@ def test_the_names_of_the_sources_run_the_same_agent(chat, tiny, corpus, tmp_pat
         assert [done.finish for done in group] == ["answered"] * number
         rules = manager.agent.kit.rules
         assert (rules.max_turns, rules.max_prompt_tokens, rules.max_model_len) == (4, 200, 512)
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["a_1_0_1.png", "a_1_1_1.png"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [f"a_1_{sample}_1.png" for sample in range(3)]
 
 
 def test_the_sources_generator_settings_reach_the_generator(chat, tiny, corpus):
@@ -152,3 +166,29 @@ def test_the_embedded_tasks_demonstrations_are_what_an_agent_makes_of_the_same_w
                     view.image.tobytes() for view in taught.images
                 ]
                 assert (done.finish, set(done.retrieved)) == ("answered", set(row.reference))
+
+
+TELEPHONE = """
+from hpt_megatron.rollout.tools.tool import Outcome
+
+
+class Telephone:
+    def __init__(self, equipment):
+        self.viewer = equipment.viewer
+
+    async def use(self, body, scene):
+        return Outcome("shown", text=f"you have called {body}")
+"""
+
+
+def test_another_package_brings_a_tool_as_the_page_shows(chat, tiny, corpus, installed, monkeypatch):
+    points = "[hpt_megatron.tools]\ntelephone = hpt_telephone:Telephone\n"
+    monkeypatch.syspath_prepend(installed("hpt_telephone", TELEPHONE, points))
+    engine = Scripted(chat, turns("<telephone>me</telephone>", ANSWER))
+    with agent_of(
+        run_of(corpus, "data.max_response_length=120", "rollout.tools=[telephone]"), engine, str(tiny)
+    ) as agent:
+        (done,) = agent.collect([("1", lookup("k07"))], SAMPLING, 1)[0]
+        assert "<telephone>" in agent.kit.mode.instruction
+    assert (done.finish, [note.action for note in done.turns]) == ("answered", ["telephone", "answer"])
+    assert "you have called me" in chat.text(engine.asked[1][1].ids)

@@ -3,6 +3,7 @@
 Not covered: a model; the vocabulary of a real checkpoint.
 """
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -10,11 +11,14 @@ from lookup_world import SAMPLING, Scripted, inproc, kit_of, lookup, turns, writ
 
 from hpt_megatron.data.record import Source
 from hpt_megatron.embedded.vocabulary import token_ids
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.rewards.turns import Format
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.views import View
-from hpt_megatron.rollout.judged import sample_of
-from hpt_megatron.rollout.trajectory import collapsed, expanded
+from hpt_megatron.rollout.engine.role import EngineDiedError, RequestRefusedError, Sampled
+from hpt_megatron.rollout.to_sample import sample_of
+from hpt_megatron.rollout.tools.tool import Outcome
+from hpt_megatron.rollout.trajectory import collapsed
 
 T = token_ids()
 FIRST = "<think>look</think><search>k07</search>"
@@ -62,7 +66,6 @@ def test_the_lookup_task_has_exactly_these_ids_masks_and_turns(chat, corpus, dri
     assert [(view.page, view.region, view.grid) for view in done.images] == [("deck/k07", (0, 0, 56, 56), (1, 4, 4))]
     second = engine.asked[1][1]
     assert list(second.ids) == list(collapsed(PROMPT + TURN_1 + OBSERVATION, T["<|image_pad|>"]))
-    assert expanded(second.ids, [4], T["<|image_pad|>"]) == done.ids[: -len(TURN_2)]
     assert [image.size for image in second.images] == [(56, 56)]
 
 
@@ -140,7 +143,7 @@ def test_what_scores_a_group_and_fails_ends_the_collection(chat, corpus):
     client = inproc(corpus)
     for driver in ("lockstep", "async"):
         kit = kit_of(chat, Scripted(chat, turns(SECOND)), client)
-        with Agent(kit, None, driver) as agent, pytest.raises((ValueError, ExceptionGroup)):
+        with Agent(kit, None, driver) as agent, pytest.raises(ValueError, match="no score"):
             agent.collect([("1", lookup("k07"))], SAMPLING, 1, on_group=fails)
 
 
@@ -212,6 +215,81 @@ def test_an_engine_that_fails_once_is_asked_again_with_the_same_seed_and_then_gi
     assert engine.asked[0][2].seed == engine.asked[1][2].seed
     groups, engine = run(chat, corpus, lambda *_: next(failures))
     assert (groups[0][0].finish, groups[0][0].valid, len(engine.asked)) == ("infra_error", False, 3)
+    died = iter([EngineDiedError("gone", where="engine"), Sampled((), (), (), "abort"), SECOND])
+    groups, engine = run(chat, corpus, lambda *_: next(died))
+    assert (groups[0][0].finish, groups[0][0].counters["engine_failures"]) == ("answered", 2.0)
+
+
+@pytest.mark.parametrize("driver", ["lockstep", "async"])
+def test_a_request_that_the_engine_refuses_ends_its_trajectory_at_once_and_no_other(chat, corpus, driver):
+    def script(uid, sample, turn, seed):
+        return RequestRefusedError("refuses a request: too long", where="engine") if sample == 1 else SECOND
+
+    groups, engine = run(chat, corpus, script, driver=driver, samples=3)
+    ends = [("answered", True), ("refused", False), ("answered", True)]
+    assert [(done.finish, done.valid) for done in groups[0]] == ends
+    assert sorted(key for key, _, _ in engine.asked) == ["7/0", "7/1", "7/2"]
+
+
+@pytest.mark.parametrize("driver", ["lockstep", "async"])
+def test_an_error_of_the_run_ends_the_collection_with_its_own_line(chat, corpus, driver):
+    """An engine that sleeps would be asked for every trajectory, three times each; and nobody would hear its mend."""
+    asleep = HptError("it sleeps", where="engine", mend="wake its weights")
+    with pytest.raises(HptError) as raised:
+        run(chat, corpus, lambda *_: asleep, driver=driver, tasks=[("1", lookup("k07")), ("2", lookup("k07"))])
+    assert raised.value is asleep
+
+
+@pytest.mark.parametrize("driver", ["lockstep", "async"])
+def test_a_tool_that_raises_has_failed_and_the_other_trajectories_go_on(chat, corpus, driver):
+    class Broken:
+        async def use(self, body, scene):
+            raise KeyError(body)
+
+    def script(uid, sample, turn, seed):
+        return "<calculator>3+5</calculator>" if sample and turn == 1 else SECOND
+
+    client, engine = inproc(corpus), Scripted(chat, script)
+    kit = kit_of(chat, engine, client, tools=("calculator",))
+    kit = dataclasses.replace(kit, tools={**kit.tools, "calculator": Broken()})
+    with Agent(kit, client, driver) as agent:
+        (group,) = agent.collect([("1", lookup("k07"))], SAMPLING, 2)
+    assert [done.finish for done in group] == ["answered", "answered"]
+    assert (group[1].turns[0].outcome, group[1].counters["infra_events"]) == ("KeyError", 1.0)
+    assert "The calculator is unavailable." in chat.text(engine.asked[-1][1].ids)
+
+
+@pytest.mark.parametrize(("limit", "finish"), [(0.05, "wall_time"), (60.0, "answered"), (0.0, "answered")])
+def test_a_trajectory_that_took_too_long_is_not_gone_on_with(chat, corpus, limit, finish):
+    """Its clock runs while tools do, and what came too late leaves no trace."""
+
+    class Slow:
+        async def use(self, body, scene):
+            await asyncio.sleep(0.1)
+            return Outcome("shown", text="8")
+
+    kit = kit_of(chat, Scripted(chat, turns("<calculator>3+5</calculator>", SECOND)), None, tools=("calculator",))
+    kit = dataclasses.replace(
+        kit, tools={"calculator": Slow()}, rules=dataclasses.replace(kit.rules, wall_time_s=limit)
+    )
+    with Agent(kit) as agent:
+        (done,) = agent.collect([("1", lookup("k07"))], SAMPLING, 1)[0]
+    assert (done.finish, done.valid, done.loss_mask[-1]) == (finish, True, 1)
+    assert (done.num_sampled == done.num_response) is (finish == "wall_time")
+
+
+def test_an_action_of_another_mode_is_no_valid_action(chat, corpus):
+    last = "<search_complete>true</search_complete>"
+    groups, _ = run(chat, corpus, turns("<answer>4</answer>", FIRST, last), mode="searcher")
+    (done,) = groups[0]
+    assert (done.counters["valid_actions"], done.counters["turns"], done.counters["invalid"]) == (2.0, 3.0, 1.0)
+    assert [note.action for note in done.turns] == ["", "search", "search_complete"]
+
+
+def test_two_prompts_of_one_id_are_refused(chat, corpus):
+    """Their requests and seeds would be the same, and whoever scores by id would meet the wrong group."""
+    with pytest.raises(UserError, match="more than once, the first is 2"):
+        run(chat, corpus, turns(SECOND), tasks=[(uid, lookup("k07")) for uid in "1223"])
 
 
 def test_a_prompt_that_does_not_fit_or_cannot_be_read_has_no_turn_and_counts_as_no_rollout(chat, corpus):

@@ -11,8 +11,8 @@ import sys
 from hpt_megatron.config.load import load_run
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.embedded.folder import write_tiny
-from hpt_megatron.rollout.build import engine_of
-from hpt_megatron.rollout.engine import Prompt, Sampling
+from hpt_megatron.rollout.engine.build import engine_of
+from hpt_megatron.rollout.engine.role import Prompt, Sampling
 
 folder = str(write_tiny(sys.argv[1]))
 run = load_run(["rollout.name=echo", f"model.path={folder}"])

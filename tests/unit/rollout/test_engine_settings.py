@@ -3,8 +3,8 @@
 import pytest
 
 from hpt_megatron.config.load import load_run
-from hpt_megatron.rollout.engine import Sampling
-from hpt_megatron.rollout.vllm_settings import FORBIDDEN, engine_settings
+from hpt_megatron.rollout.engine.role import Sampling
+from hpt_megatron.rollout.engine.vllm_settings import FORBIDDEN, engine_settings
 
 pytestmark = pytest.mark.fast
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.generator import Generator, GeneratorSettings
-from hpt_megatron.rollout.judged import sample_of
+from hpt_megatron.rollout.to_sample import sample_of
 
 SCRIPT = turns("<search>k07</search>", "<bbox>[0, 0, 28, 28]</bbox>", "<search_complete>true</search_complete>")
 

@@ -55,7 +55,7 @@ def answer_to(effect, draw):
         case Generate(most):
             assert most >= 1
             if draw.random() < 0.1:
-                return Broke()
+                return Broke(refused=draw.random() < 0.2)
             action = draw.choice(ACTIONS)
             return Said(draw.randint(1, most), draw.random() < 0.9, action, action is not None and draw.random() < 0.8)
         case Use():

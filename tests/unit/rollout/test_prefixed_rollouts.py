@@ -8,14 +8,16 @@ import pytest
 from lookup_world import SAMPLING, SMALL, Scripted, kit_of
 
 from hpt_megatron.algorithms.prefix import PrefixSettings
-from hpt_megatron.data.record import Message, Record
+from hpt_megatron.data.record import Message, Record, Source
 from hpt_megatron.errors import UserError
 from hpt_megatron.rollout.agent.collect import Agent
-from hpt_megatron.rollout.judged import sample_of
+from hpt_megatron.rollout.agent.metrics import metrics
 from hpt_megatron.rollout.to_rows import to_rows
+from hpt_megatron.rollout.to_sample import sample_of
 
 TARGET = "<think>3+5</think><answer>8</answer>"
 HALF = PrefixSettings(strategy="fixed", n_prefix=2, min_ratio=0.0, max_ratio=0.5)
+BROKEN = Record(index="9", prompt=(Message("user", "<image>"),), images=(Source(data=b"no"),))
 RECORD = Record(index="7", prompt=(Message("user", "sum ?"),), target=(Message("assistant", TARGET),), golds=("8",))
 
 
@@ -73,6 +75,23 @@ def test_a_start_that_leaves_no_room_is_not_sampled(chat):
     assert [one.finish for one in group] == ["stop", "context_overflow", "stop"]
     assert [key for key, _, _ in engine.asked] == ["7/0", "7/2"]
     assert not group[1].valid
+
+
+def test_a_steps_log_counts_what_was_given(chat):
+    rows = [("7", RECORD), ("8", Record(index="8", prompt=RECORD.prompt)), ("9", BROKEN)]
+    with Agent(kit_of(chat, Scripted(chat, lambda *_: "8"), mode="single_turn"), None) as agent:
+        done = [one for group in agent.collect(rows, SAMPLING, samples=3, prefix=HALF) for one in group]
+        told = metrics(done, prefixes=agent.prefix_counts)
+        given = (len(chat.ids(TARGET)) + 1) // 2
+        assert {name: value for name, value in told.items() if name.startswith("prefix/")} == {
+            "prefix/rows": 1.0,
+            "prefix/tokens": float(given),
+            "prefix/complete": 0.0,
+            "prefix/cut": 0.0,
+            "prefix/without_target": 1.0,
+        }
+        agent.collect(rows[:1], SAMPLING, samples=1)
+        assert agent.prefix_counts == {}
 
 
 def test_without_a_target_nothing_is_given(chat):

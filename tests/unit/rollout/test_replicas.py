@@ -11,8 +11,8 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.engine import EngineDiedError, Prompt, Sampled, Sampling
-from hpt_megatron.rollout.replicas import Replicas
+from hpt_megatron.rollout.engine.replicas import Replicas
+from hpt_megatron.rollout.engine.role import EngineDiedError, Prompt, Sampled, Sampling
 
 PROMPT, ONE = Prompt((1,)), Sampling(max_tokens=4)
 

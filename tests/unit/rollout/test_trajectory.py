@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.rollout.agent.views import View
-from hpt_megatron.rollout.judged import sample_of
-from hpt_megatron.rollout.trajectory import Builder, collapsed, expanded
+from hpt_megatron.rollout.to_sample import sample_of
+from hpt_megatron.rollout.trajectory import Builder, collapsed
 from hpt_megatron.rollout.trajectory_file import append, line_of
 
 pytestmark = pytest.mark.fast
@@ -52,6 +52,7 @@ def test_what_does_not_belong_together_is_refused():
 def test_only_trajectories_that_the_policy_made_are_valid():
     assert built().freeze("length").valid
     assert not built().freeze("infra_error").valid
+    assert not built().freeze("refused").valid
     assert not built().freeze("generator_error").valid
     empty = Builder("uid", 0)
     empty.prompt([1, 2])
@@ -63,13 +64,9 @@ def test_what_is_collapsed_expands_to_what_it_was(parts):
     ids = [token for text, count in parts for token in [*text, *[PAD] * count]]
     short = collapsed(ids, PAD)
     assert short.count(PAD) == len(parts)
-    assert expanded(short, [count for _, count in parts], PAD) == tuple(ids)
+    counts = iter(count for _, count in parts)
+    assert [token for one in short for token in [one] * (next(counts) if one == PAD else 1)] == ids
     assert collapsed(short, PAD) == short
-
-
-def test_an_expansion_needs_a_count_for_each_image():
-    with pytest.raises(ValueError, match="1 placeholders for 2 images"):
-        expanded([1, PAD], [1, 1], PAD)
 
 
 def test_rewards_see_only_sampled_tokens_turn_by_turn():

@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, Sampled, Sampling
+from hpt_megatron.rollout.engine.role import Asleep, EngineDiedError, Prompt, Sampled, Sampling
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,6 +67,11 @@ class Replicas:
         self._load: Counter[int] = Counter()
         self._waiting: list[Request] = []
         self._lock = threading.RLock()
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Of every replica: they belong to one run."""
+        return tuple(self.engines[0].forbidden)
 
     def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
         """`sampling.n` responses, in order."""

@@ -23,8 +23,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.vllm_baking import differences, record
-from hpt_megatron.rollout.vllm_loading import Loading, tied_modules
+from hpt_megatron.rollout.engine.vllm_baking import differences, record
+from hpt_megatron.rollout.engine.vllm_loading import Loading, tied_modules
 from hpt_megatron.weights.plan.parcels import Crate, from_plain
 from hpt_megatron.weights.plan.publish import ALL
 from hpt_megatron.weights.publish.digests import digest, part_name
@@ -32,7 +32,7 @@ from hpt_megatron.weights.publish.receiver import Receiver
 from hpt_megatron.weights.publish.session import Session
 
 BACKEND = "hpt"
-EXTENSION = "hpt_megatron.rollout.vllm_worker.Extension"
+EXTENSION = "hpt_megatron.rollout.engine.vllm_worker.Extension"
 SHOWN = 5
 CHUNK = 1024
 

@@ -1,7 +1,7 @@
 """From a run to its engine, by `rollout.name`.
 
 Another package adds an engine through the entry point group `hpt_megatron.engines`: a callable with the arguments of
-`vllm` below, that answers something with the methods of `engine.py:RolloutEngine`, and of `weight_sync.py:Replica` to
+`vllm` below, that answers something with the methods of `role.py:RolloutEngine`, and of `weight_sync.py:Replica` to
 take weights.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.registry import Registry
-from hpt_megatron.rollout.forbidden import forbidden_ids
+from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
 ENGINES: Registry[Callable[..., Any]] = Registry("rollout engine", "hpt_megatron.engines")
 
@@ -19,7 +19,7 @@ ENGINES: Registry[Callable[..., Any]] = Registry("rollout engine", "hpt_megatron
 @ENGINES.add("vllm")
 def vllm(run: RunConfig, folder: str, forbidden: Sequence[int]) -> Any:
     """The one that is built in."""
-    from hpt_megatron.rollout.vllm_engine import VllmEngine
+    from hpt_megatron.rollout.engine.vllm_engine import VllmEngine
 
     return VllmEngine(run, folder, forbidden)
 

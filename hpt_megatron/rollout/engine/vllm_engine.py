@@ -30,9 +30,9 @@ from typing import Any
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.engine import Asleep, EngineDiedError, Prompt, RequestRefusedError, Sampled, Sampling
+from hpt_megatron.rollout.engine.role import Asleep, EngineDiedError, Prompt, RequestRefusedError, Sampled, Sampling
+from hpt_megatron.rollout.engine.vllm_settings import engine_settings, sampling_params, set_environment
 from hpt_megatron.rollout.loop_thread import LoopThread
-from hpt_megatron.rollout.vllm_settings import engine_settings, sampling_params, set_environment
 
 logger = logging.getLogger(__name__)
 

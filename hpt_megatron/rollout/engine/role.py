@@ -100,6 +100,8 @@ class RolloutEngine(Protocol):
     """Whoever generates. How weights come to it is `weight_sync.py:Replica`."""
 
     version: str
+    forbidden: tuple[int, ...]
+    """Ids that it never samples; the trainer leaves out the same."""
 
     def submit(self, prompt: Prompt, sampling: Sampling, key: str = "") -> "Future[list[Sampled]]":
         """`sampling.n` responses, in order; requests with the same key prefer the same replica."""

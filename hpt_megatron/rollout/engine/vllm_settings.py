@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.rollout.engine import Sampling
-from hpt_megatron.rollout.publish import TORCH_NAMES
+from hpt_megatron.rollout.engine.publish import TORCH_NAMES
+from hpt_megatron.rollout.engine.role import Sampling
 
 FORBIDDEN = "hpt_forbidden"
 """The list's name in `additional_config`."""
@@ -45,10 +45,10 @@ def engine_settings(run: RunConfig, folder: str, forbidden: Sequence[int], on_gp
         "enforce_eager": not on_gpu,
         "enable_sleep_mode": on_gpu,
         "logprobs_mode": "processed_logprobs",  # under the temperature and the mask that sampled
-        "logits_processors": ["hpt_megatron.rollout.vllm_mask:Forbidden"],
+        "logits_processors": ["hpt_megatron.rollout.engine.vllm_mask:Forbidden"],
         "additional_config": {FORBIDDEN: list(forbidden)},
         "weight_transfer_config": {"backend": "hpt"},
-        "worker_extension_cls": "hpt_megatron.rollout.vllm_worker.Extension",
+        "worker_extension_cls": "hpt_megatron.rollout.engine.vllm_worker.Extension",
         "disable_log_stats": True,
         "trust_remote_code": False,
     }

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
-from hpt_megatron.rollout.engine import Asleep
+from hpt_megatron.rollout.engine.role import Asleep
 
 T = TypeVar("T")
 

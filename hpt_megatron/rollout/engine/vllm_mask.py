@@ -13,7 +13,7 @@ import torch
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-from hpt_megatron.rollout.vllm_settings import FORBIDDEN
+from hpt_megatron.rollout.engine.vllm_settings import FORBIDDEN
 
 
 class Forbidden(LogitsProcessor):

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
 from hpt_megatron.host.ports import free_port
-from hpt_megatron.rollout.publish import Meeting, Taker, meeting, publish, together, verify
+from hpt_megatron.rollout.engine.publish import Meeting, Taker, meeting, publish, together, verify
 from hpt_megatron.weights.plan.held import Layout
 from hpt_megatron.weights.plan.publish import ALL, TRAINED, plans_of_run
 from hpt_megatron.weights.publish.digests import Digests
