@@ -24,7 +24,8 @@ import binascii
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -189,11 +190,24 @@ def canonical(path: str) -> str:
     return str(pure.with_suffix("")) if pure.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") else str(pure)
 
 
+def document_of(name: str) -> str:
+    """The name of a document without its extension: the deck of its pages."""
+    return re.sub(r"\.(pdf|pptx?)\Z", "", name, flags=re.IGNORECASE)
+
+
+def page_ids(name: Any, pages: Iterable[Any]) -> list[str]:
+    """Canonical ids of pages of a document.
+
+    >>> page_ids("a/Plan.PDF", [3])
+    ['a/Plan_3']
+    """
+    return [f"{document_of(str(name))}_{page}" for page in pages]
+
+
 def _references(row: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[str, ...]:
     named = row.get("reference", extra.get("reference", extra.get("reference_documents")))
     if named is None and extra.get("file_name") and extra.get("reference_page") is not None:
-        stem = str(extra["file_name"]).removesuffix(".pdf")
-        named = [f"{stem}_{page}" for page in _listed(extra["reference_page"])]
+        named = page_ids(extra["file_name"], _listed(extra["reference_page"]))
     return tuple(canonical(str(page)) for page in _listed(named))
 
 

@@ -1,7 +1,7 @@
 """What is asked of a search service and what it answers, whatever the wire format.
 
 Example:
-    >>> Asked("1", "red fox").row is None, Hit(page="deck/1024", image="deck/1024.jpg").text
+    >>> Asked("1", "red fox").deck is None, Hit(page="deck/1024", image="deck/1024.jpg").text
     (True, '')
 """
 
@@ -15,11 +15,12 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Query:
-    """Words, and where the format knows decks: which row of the data set, and the pages of its deck in order."""
+    """Words, and where the format knows decks: which row of the data set, its deck's pages in order and its name."""
 
     text: str
     row: int | str | None = None
     pages: tuple[str, ...] = ()
+    deck: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Asked:
 
     id: str
     text: str
-    row: int | str | None = None
+    deck: str | None = None  # the pages of this one alone
     topk: int = 10
+    row: int | str | None = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Service:
 
     def answer(self, asked: Sequence[Asked]) -> list[list[Hit]]:
         """Hits of each query, best first."""
-        decks = [self.corpus.deck(one.row) for one in asked]
+        decks = [self.corpus.deck(one.deck) for one in asked]
         most = max((one.topk for one in asked), default=1)
         ranked = self._index.search([one.text for one in asked], min(most, MOST_HITS), decks)
         found = []

@@ -162,7 +162,7 @@ class SearchClient:
     async def _ask(self, queries: Sequence[Query]) -> list[Found]:
         """A batch."""
         topk = self.settings.topk
-        asked = [Asked(str(next(self._numbers)), query.text, query.row, topk) for query in queries]
+        asked = [Asked(str(next(self._numbers)), query.text, query.deck, topk, query.row) for query in queries]
         found: dict[str, list[Hit]] = {}
         failed: dict[str, str] = {}
         if self._local is not None:

@@ -87,6 +87,8 @@ def test_the_layout_of_vrag_names_the_pages_that_hold_the_answer():
     row |= {"ability": "vqa", "reward_model": {"style": "model", "ground_truth": "6"}, "extra_info": extra}
     record = record_of(row, "here")
     assert record.reference == ("a/deck 1_3", "a/deck 1_12")
+    for name in ("a/deck 1.PDF", "a/deck 1.pptx", "a/deck 1"):
+        assert record_of({**row, "extra_info": {**extra, "file_name": name}}, "here").reference == record.reference
     assert (record.index, record.style, record.golds, record.extra["question"]) == ("u1", "model", ("6",), "q")
 
 

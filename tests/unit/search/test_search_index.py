@@ -43,10 +43,17 @@ def test_words_are_found_without_case_in_any_language_down_to_one_letter(tmp_pat
 
 def test_a_deck_is_searched_alone_and_places_count_in_it(tmp_path):
     service = Service.open(written(tmp_path))
-    by_name, by_number, unknown = service.answer([Asked("0", "fox", "a"), Asked("1", "fox", 1), Asked("2", "fox", "z")])
-    assert sorted((hit.page, hit.position) for hit in by_name) == [("a/1", 0), ("a/2", 1)]
-    assert [(hit.page, hit.position) for hit in by_number] == [("b/1", 0)]
+    one, other, unknown = service.answer([Asked("0", "fox", "a"), Asked("1", "fox", "b"), Asked("2", "fox", "z")])
+    assert sorted((hit.page, hit.position) for hit in one) == [("a/1", 0), ("a/2", 1)]
+    assert [(hit.page, hit.position) for hit in other] == [("b/1", 0)]
     assert unknown == []
+
+
+def test_a_page_belongs_to_the_deck_that_its_line_names_and_a_deck_keeps_the_order_of_the_file(tmp_path):
+    lines = [{"id": f"a/plan_{number}", "text": "fox " * number, "deck": "a/plan"} for number in (1, 2, 10)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"id": "a/other"}, *lines]))
+    (found,) = Service.open(tmp_path).answer([Asked("0", "fox", "a/plan")])
+    assert {hit.page: hit.position for hit in found} == {"a/plan_1": 0, "a/plan_2": 1, "a/plan_10": 2}
 
 
 def test_no_more_hits_than_asked_for(tmp_path):
@@ -80,6 +87,7 @@ def test_an_index_that_was_not_finished_is_built_again_and_holds_no_pickle(tmp_p
         ("{", "pages.jsonl:1: is not a page"),
         ('{"id": "a"}\n[1]', "pages.jsonl:2: is not a page"),
         ('{"id": 3, "image": "a", "text": "b"}', "all of them text"),
+        ('{"id": "a", "deck": 3}', "pages.jsonl:1: the deck of a page is a text"),
         ('{"id": "a"}\n{"id": "b"}\n{"id": "a"}', "page a stands twice"),
     ],
 )

@@ -92,3 +92,18 @@ def test_formats_without_ids_and_echo_need_as_many_answers_as_questions():
 def test_a_request_of_no_format_is_refused():
     with pytest.raises(WireError, match="a list of queries"):
         format_of("POST", "text")
+    asked = [{"query": "a", "request_idx": 0}, {"query": "b", "request_idx": 1, "row_index": 4}]
+    for mixed in (asked, asked[::-1]):
+        with pytest.raises(WireError, match="some of the queries have a row_index"):
+            format_of("POST", mixed)
+
+
+def test_a_deck_is_named_for_our_server_and_a_row_number_alone_is_refused_by_it():
+    """The server has never seen the rows: row 17 of a data set is not its seventeenth deck."""
+    wire = WIRES["position"]
+    (call,) = wire.calls([Asked("a", "one", "decks/plan", row=17)])
+    assert call.body == [{"query": "one", "request_idx": 0, "row_index": 17, "deck": "decks/plan"}]
+    assert wire.parse((), call.body) == [Asked("0", "one", "decks/plan")]
+    (call,) = wire.calls([Asked("a", "one", row=17)])
+    with pytest.raises(WireError, match="send it as `deck`"):
+        wire.parse((), call.body)
