@@ -75,6 +75,6 @@ def difficulties(key: str, records: Iterable[Record]) -> dict[str, float]:
 def _number(extra: Mapping[str, Any], name: str) -> float | None:
     try:
         number = float(extra.get(name))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if number == number else None  # not a number is no number

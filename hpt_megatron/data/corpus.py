@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpt_megatron.data.files import rows
+from hpt_megatron.data.files import check_output, rows
 from hpt_megatron.data.pictures import MOST_PIXELS, decode, open_source
 from hpt_megatron.data.rows import document_of, page_ids, path_below, source_of
 from hpt_megatron.errors import UserError
@@ -108,6 +108,7 @@ def build(source: str | Path, out: str | Path, dpi: int = DPI) -> Built:
     """A corpus from a folder of images and PDFs, at any depth, from one PDF, or from SlideVQA's file."""
     root, target = Path(source), Path(out)
     if root.is_file():
+        check_output(target / INDEX, root)
         found = _of_pdf(root, root.name, dpi) if root.suffix.lower() == ".pdf" else deck_pages(root)
         written = write_pages(target, found)
         if not written:

@@ -77,7 +77,7 @@ class PictureRules:
                 try:
                     table = json.loads(path.read_text(encoding="utf-8"))
                     return cls.of_table(table.get("image_processor", table))
-                except (OSError, ValueError, TypeError, AttributeError) as error:
+                except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                     raise UserError(f"is not an image processor's file: {error}", where=str(path)) from error
         raise UserError(f"holds no {FILES[0]}", where=str(folder), mend="give the folder of a checkpoint")
 

@@ -56,7 +56,7 @@ def stats_of(lines: Iterable[str]) -> Stats:
     for line in lines:
         try:
             _add(stats, json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             stats.unread += 1
     return stats
 

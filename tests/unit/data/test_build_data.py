@@ -61,7 +61,7 @@ def test_no_file_to_train_on_is_one_line_and_none_to_validate_on_is_nothing(mode
 
 def test_a_difficulty_is_a_number_of_extra_info():
     records = [
-        Record(index=str(i), prompt=(Message("user", "a"),), extra={"d": v}) for i, v in enumerate(["1", "x", "2.5"])
+        Record(index=str(i), prompt=(Message("user", "a"),), extra={"d": v}) for i, v in enumerate(["1", "x", "2.5", 10**400])
     ]
     assert difficulties("d", records) == {"0": 1.0, "2": 2.5}
     assert difficulties("-d", records) == {"0": -1.0, "2": -2.5}

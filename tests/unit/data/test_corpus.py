@@ -162,6 +162,9 @@ def test_the_decks_of_slidevqa_become_pages_each_once(source, tmp_path):
     write_rows(tmp_path / "u.jsonl", [{"a": 1}])
     with pytest.raises(UserError, match="has no deck_name"):
         build(tmp_path / "u.jsonl", tmp_path / "out")
+    write_rows(tmp_path / "pages.jsonl", [deck])
+    with pytest.raises(UserError, match="would be overwritten"):
+        build(tmp_path / "pages.jsonl", tmp_path)
 
 
 def test_two_images_of_one_id_are_refused(source, tmp_path):

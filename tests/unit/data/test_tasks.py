@@ -148,6 +148,9 @@ def test_pairs_prefer_what_is_right_and_short():
         assert right == (row.extra["domain"] == "long")
         assert len(rejected) > len(row.target_text) or not right
     assert json.dumps(row.extra)
+    for count in (8, 9):  # whatever the number of rows
+        seen = [len(row.images) for row in records("pref", "train", count, 0)]
+        assert seen == [(number + 1) % 2 for number in range(count)]
 
 
 def test_an_unknown_task_or_no_rows_is_one_line(tmp_path):
