@@ -1,6 +1,6 @@
 """A corpus of pages: images with their text, as the search service reads them.
 
-    OUT/pages.jsonl       {"id": "a/plan_3", "image": "a/plan_3.png", "text": "...", "deck": "a/plan"}    one line a page
+    OUT/pages.jsonl       {"id": "a/plan_3", "image": "a/plan_3.png", "text": "...", "deck": "a/plan"}    a line a page
     OUT/a/plan_3.png
 
 Invariants

@@ -50,9 +50,9 @@ def latency(times: Sequence[float]) -> dict[str, float]:
     return dict(zip(COLUMNS, map(float, told), strict=True))
 
 
-def stats_of(lines: Iterable[str]) -> Stats:
-    """Of all trajectories in some lines."""
-    stats = Stats()
+def stats_of(lines: Iterable[str], stats: Stats | None = None) -> Stats:
+    """Of all trajectories in some lines, added to what is given."""
+    stats = stats or Stats()
     for line in lines:
         try:
             _add(stats, json.loads(line))
@@ -76,13 +76,13 @@ def _add(stats: Stats, told: Mapping[str, Any]) -> None:
 
 def stats_of_files(paths: Sequence[Path]) -> Stats:
     """Of several files together; one without a single trajectory is refused."""
-    lines: list[str] = []
+    stats = Stats()
     for path in paths:
+        before = stats.finishes.total()
         try:
             own = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot be read: {error}", where=str(path)) from error
-        if not stats_of(own).finishes:
+        if stats_of(own, stats).finishes.total() == before:
             raise UserError("holds no trajectory", where=str(path), mend="give a file of trajectories, a line each")
-        lines += own
-    return stats_of(lines)
+    return stats
