@@ -50,7 +50,10 @@ class Corpus:
         path = folder / FILE
         if not path.is_file():
             raise UserError(f"there is no {FILE}", where=str(folder), mend="make one with `hpt data corpus`")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
         pages = tuple(_page(line, f"{path}:{i}") for i, line in enumerate(data.splitlines(), 1) if line.strip())
         if not pages:
             raise UserError("holds no page", where=str(path))

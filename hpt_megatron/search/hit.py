@@ -5,6 +5,7 @@ Example:
     (True, '')
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,14 @@ class Call:
     asked: tuple[Asked, ...]
     params: tuple[tuple[str, str], ...] = ()
     body: Any = None
+
+
+def by_text(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    """The ids of each text: two who ask the same get the same answer."""
+    found: dict[str, list[str]] = {}
+    for one in asked:
+        found.setdefault(one.text, []).append(one.id)
+    return found
 
 
 def rows(payload: Any, what: str = "a list") -> list[Any]:

@@ -66,7 +66,7 @@ def test_inspect_tells_all_problems_at_once(file, capsys):
     lines = {problem["where"].rpartition(":")[2]: (problem["kind"], problem["what"]) for problem in told["problems"]}
     assert "index 'a' is there already" in lines["2"][1]
     assert lines["3"] == ("warning", "asks the same as a.jsonl:2, and has another gold")
-    assert "cannot be decoded" in lines["4"][1]
+    assert lines["4"][1].startswith("image 2: an image of 2 bytes: is not an image")
     assert "leads out of" in lines["5"][1]
     assert "marks 2 images" in lines["6"][1]
     assert "is not JSON" in lines["9"][1]
