@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.search.corpus import Corpus
 from hpt_megatron.search.hit import Asked
 from hpt_megatron.search.index import KEY, Bm25, best
@@ -137,6 +137,16 @@ def test_a_file_that_is_no_corpus_is_told_with_its_line(tmp_path, text, why):
     (tmp_path / "pages.jsonl").write_text(text)
     with pytest.raises(UserError, match=why):
         Corpus.read(tmp_path)
+
+
+def test_an_index_that_cannot_answer_now_is_status_503_in_one_line(tmp_path):
+    class Away:
+        def search(self, texts, topk, among):
+            raise HptError("gives no embeddings", where="http://encoder")
+
+    service = Service(Corpus.read(written(tmp_path)), Away())
+    found = asyncio.run(service.respond("POST", (), b'{"queries": ["fox"]}'))
+    assert found == (503, {"error": "http://encoder: gives no embeddings"})
 
 
 def test_a_folder_without_pages_says_how_to_make_them(tmp_path):
