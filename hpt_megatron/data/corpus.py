@@ -71,7 +71,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def write_pages(folder: str | Path, pages: Iterable[Page]) -> int:
     """Writes images beside what is there, puts them in place, then the index; returns the number of pages."""
-    target, made = Path(folder), {}
+    target = Path(folder)
+    made: dict[str, Page] = {}
     beside = target / f".partial.{os.getpid()}"
     try:
         for page in pages:

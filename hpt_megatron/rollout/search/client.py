@@ -324,9 +324,9 @@ def _sendable(query: Query) -> Query:
     def text(said: str) -> str:
         return said if said.isascii() else said.encode("utf-8", "replace").decode()
 
-    row, deck = query.row, query.deck
-    named = {"row": text(row) if isinstance(row, str) else row, "deck": deck if deck is None else text(deck)}
-    return replace(query, text=text(query.text), **named)
+    row = text(query.row) if isinstance(query.row, str) else query.row
+    deck = None if query.deck is None else text(query.deck)
+    return replace(query, text=text(query.text), row=row, deck=deck)
 
 
 def _beside(url: str, path: str) -> str:
