@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from hpt_megatron.cli.arguments import Parser
+from hpt_megatron.config.problem import one_line
 
 
 def parser() -> Parser:
@@ -30,8 +31,8 @@ def run(arguments: list[str]) -> int:
         return 0
     print(f"{'event':<18}{'count':>9}" + "".join(f"{name + ' s':>10}" for name in COLUMNS[1:]))
     for event, told in table.items():
-        print(f"{event:<18}{told['count']:>9,.0f}" + "".join(f"{told[name]:>10.3f}" for name in COLUMNS[1:]))
-    print("\nended as  " + ", ".join(f"{name} {count}" for name, count in ends.items()))
+        print(f"{one_line(event):<18}{told['count']:>9,.0f}" + "".join(f"{told[name]:>10.3f}" for name in COLUMNS[1:]))
+    print("\nended as  " + ", ".join(f"{one_line(name)} {count}" for name, count in ends.items()))
     if stats.unread:
         print(f"lines that are no trajectory: {stats.unread}")
     return 0

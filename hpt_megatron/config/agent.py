@@ -32,11 +32,16 @@ class AgentConfig:
     search_protocol: Literal["vrag_get", "ddai_post", "position", "search_r1", "inproc"]
     search_corpus_root: str | None
     search_topk: Count
+    search_connect_timeout_s: float
     search_timeout_s: float
     search_deadline_s: float
     search_max_retries: int
+    search_backoff_s: float
     search_max_workers: Count
     search_batch_size: Count
+    search_batch_wait_ms: float
+    search_cache_size: int
+    search_health_path: str
     search_on_failure: Literal["observe", "abort"]
     search_failure_budget: float
     allow_offline_retriever: bool

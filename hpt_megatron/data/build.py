@@ -1,5 +1,6 @@
 """From the group `data` of a run to its prompts and their order: the one place here that reads the configuration."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from hpt_megatron.data.reading import read
 from hpt_megatron.data.record import Record
 from hpt_megatron.data.samplers import BySuccess, Hard, Sampler, Shuffled, Staged
 from hpt_megatron.errors import UserError
+
+LOG = logging.getLogger(__name__)
+SHOWN = 5  # rows that are left out; `hpt data inspect` tells all
 
 
 def prompt_rules(data: DataConfig) -> PromptRules:
@@ -31,10 +35,11 @@ def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
     """The prompts that are trained on; enough for a step, or one line says so."""
     if not data.train_files:
         raise UserError("no file is given", where="data.train_files", mend="make one with `hpt data make count OUT`")
-    prompts = Prompts.of(read(data.train_files, data.image_root).sound(), chat, rules, prompt_rules(data))
+    prompts = _made(read(data.train_files, data.image_root).sound(), chat, rules, data)
     if len(prompts) < data.train_batch_size:
         told = ", ".join(f"{name} {number}" for name, number in prompts.report.items())
-        what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({told})"
+        first = f"; {prompts.problems[0].where}: {prompts.problems[0].what}" if prompts.problems else ""
+        what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({told}{first})"
         raise UserError(what, where="data.train_batch_size", mend="`hpt data inspect FILE --model FOLDER` says why")
     return prompts
 
@@ -42,7 +47,17 @@ def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
 def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
     """The prompts that are validated on; none where no file is given."""
     records: list[Record] = read(data.val_files, data.image_root).sound() if data.val_files else []
-    return Prompts.of(records, chat, rules, prompt_rules(data))
+    return _made(records, chat, rules, data)
+
+
+def _made(records: Iterable[Record], chat: Chat, rules: PictureRules, data: DataConfig) -> Prompts:
+    """The prompts; the first few that are left out are told by name."""
+    prompts = Prompts.of(records, chat, rules, prompt_rules(data))
+    for problem in prompts.problems[:SHOWN]:
+        LOG.warning("left out: %s: %s", problem.where, problem.what)
+    if len(prompts.problems) > SHOWN:
+        LOG.warning("left out: %d more rows", len(prompts.problems) - SHOWN)
+    return prompts
 
 
 def build_sampler(data: DataConfig, seed: int, prompts: Prompts) -> Sampler:
@@ -75,6 +90,6 @@ def difficulties(key: str, records: Iterable[Record]) -> dict[str, float]:
 def _number(extra: Mapping[str, Any], name: str) -> float | None:
     try:
         number = float(extra.get(name))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if number == number else None  # not a number is no number

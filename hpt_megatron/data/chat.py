@@ -176,7 +176,7 @@ def _ends(folder: Path, marks: Marks) -> frozenset[int]:
             ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
             if ends is not None:
                 return frozenset(map(int, ends if isinstance(ends, list) else [ends]))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"cannot be read: {error}", where=str(path)) from error
     return frozenset((marks.im_end, marks.endoftext))
 

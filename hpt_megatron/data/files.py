@@ -11,9 +11,12 @@ Example:
 """
 
 import base64
+import datetime
+import decimal
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +28,26 @@ KINDS = (".parquet", ".jsonl", ".json")
 ROWS_AT_ONCE = 256  # of a parquet file; rows may hold images
 
 
-def rows(path: str | Path, most: int | None = None) -> Iterator[tuple[str, Row]]:
-    """Every row with its place, or the first `most`; a broken one is raised."""
-    for where, row in attempts(path, most):
+def rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+    """Every row with its place; a broken one is raised."""
+    for where, row in attempts(path):
         if isinstance(row, UserError):
             raise row
         yield where, row
 
 
-def attempts(path: str | Path, most: int | None = None) -> Iterator[tuple[str, Row | UserError]]:
-    """The same, with the error of a broken line in its place; only what stops the reading is raised."""
+def attempts(path: str | Path) -> Iterator[tuple[str, Row | UserError]]:
+    """The same, with the error of a broken row in its place; only what stops the reading is raised."""
     file = Path(path)
     if file.suffix not in KINDS:
         raise UserError(f"is not a data file ({', '.join(KINDS)})", where=str(path))
     if not file.is_file():
         raise UserError("no such file", where=str(path), mend="check the path, or make one with `hpt data make`")
     readers: dict[str, Reader] = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json}
-    for number, found in enumerate(readers[file.suffix](file)):
-        if most is not None and number >= most:
-            return
-        yield found
+    try:
+        yield from readers[file.suffix](file)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or _line(error)}", where=str(path)) from error
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, Row | UserError]]:
@@ -58,7 +61,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row | UserError]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{file} row {number}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # of a cell, such as a text that is not UTF-8
         raise UserError(f"cannot be read: {_line(error)}", where=str(file)) from error
 
 
@@ -82,9 +85,7 @@ def _json(file: Path) -> Iterator[tuple[str, Row | UserError]]:
         raise UserError("holds no list of rows", where=str(file), mend="use JSON lines, one object a line")
     for number, row in enumerate(table, 1):
         where = f"{file} row {number}"
-        if not isinstance(row, dict):
-            raise UserError("is not a JSON object", where=where)
-        yield where, row
+        yield where, row if isinstance(row, dict) else UserError("is not a JSON object", where=where)
 
 
 def _object(line: bytes, where: str) -> Row:
@@ -106,14 +107,22 @@ def _line(error: BaseException) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value without numpy's arrays and scalars, at any depth."""
+    """The value without numpy's arrays and scalars, at any depth; dates and decimals as text."""
     if hasattr(value, "tolist") and not isinstance(value, bytes | bytearray):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
+        return str(value)
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
+
+
+def check_output(out: str | Path, *inputs: str | Path) -> None:
+    """An output never overwrites what it is made from."""
+    if any(os.path.exists(one) and os.path.exists(out) and os.path.samefile(one, out) for one in inputs):
+        raise UserError("is the input, which would be overwritten", where=str(out), mend="give another path")
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
@@ -132,8 +141,11 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
         beside.rename(file)
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
+    except RecursionError as error:
+        raise UserError("cannot be written: a row is nested too deeply", where=str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file
+            beside.unlink(missing_ok=True)
     return len(held)
 
 
@@ -150,11 +162,28 @@ def _write_parquet(file: Path, held: list[Row]) -> None:
         values = [row.get(name) for row in held]
         try:
             arrays[name] = pa.array(values, known.get(name))
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a key has another type in another row
-            arrays[name] = pa.array([None if value is None else json.dumps(_jsonable(value)) for value in values])
-        if pa.types.is_struct(arrays[name].type) and not len(arrays[name].type):  # parquet knows no empty struct
-            arrays[name] = pa.array([None if value is None else json.dumps(value) for value in values])
+        except UnicodeEncodeError as error:
+            what = f"the column {name!r} holds half of a surrogate pair, which parquet cannot"
+            raise UserError(what, where=str(file), mend="write a .jsonl file") from error
+        except (pa.ArrowException, OverflowError):  # a key has another type in another row; a number is too large
+            arrays[name] = _as_json(values)
+        if _has_empty_struct(arrays[name].type):  # parquet knows none
+            arrays[name] = _as_json(values)
     pq.write_table(pa.table(arrays), file)
+
+
+def _as_json(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([None if value is None else json.dumps(_jsonable(value)) for value in values])
+
+
+def _has_empty_struct(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return not len(kind) or any(_has_empty_struct(field.type) for field in kind)
+    return bool(pa.types.is_list(kind)) and _has_empty_struct(kind.value_type)
 
 
 def _jsonable(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 An error is a row that cannot be used: it does not have the schema, or an image of it is broken. A warning is a row
 that will be left out or cut, or that repeats another one. Lengths are in tokens where a checkpoint's folder is given,
-else in characters, and then nothing is called too long.
+else in characters, and then nothing is called too long. The rules of a run make its prompts as the run would.
 
 Example:
     >>> inspect(["train.parquet"]).counts["rows"]  # doctest: +SKIP
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hpt_megatron.data.chat import Chat
-from hpt_megatron.data.files import attempts
-from hpt_megatron.data.pictures import MOST_PIXELS, PictureRules, open_source
+from hpt_megatron.data.pictures import PictureRules, open_source
 from hpt_megatron.data.prompts import Prompt, PromptRules, make_prompt
-from hpt_megatron.data.reading import Problem, problem_of, read
+from hpt_megatron.data.reading import Problem, read
 from hpt_megatron.data.record import Record, Source
 from hpt_megatron.errors import UserError
 from hpt_megatron.percentile import percentile
@@ -28,16 +27,15 @@ from hpt_megatron.percentile import percentile
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is called too long, and too large; None: nothing."""
+    """What is called too long; None: nothing."""
 
     prompt: int | None = None
     target: int | None = None
-    pixels: int = MOST_PIXELS
 
 
 @dataclass
 class Inspection:
-    """The answer; `records` are the rows that can be used."""
+    """The answer; `records` are the rows that have the schema."""
 
     files: list[str]
     unit: str
@@ -52,8 +50,13 @@ class Inspection:
 
     @property
     def errors(self) -> int:
-        """Rows (or files) that cannot be used."""
-        return sum(problem.kind == "error" for problem in self.problems)
+        """Rows (or files) that cannot be used, whatever the number of reasons."""
+        return len(self.wrong)
+
+    @property
+    def wrong(self) -> set[str]:
+        """Their places."""
+        return {problem.where for problem in self.problems if problem.kind == "error"}
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the records."""
@@ -62,37 +65,26 @@ class Inspection:
 
 
 def inspect(
-    files: Sequence[str], folder: str | None = None, limits: Limits | None = None, image_root: str | None = None
+    files: Sequence[str],
+    folder: str | None = None,
+    limits: Limits | None = None,
+    image_root: str | None = None,
+    rules: PromptRules = PromptRules(longest=1),  # noqa: B008  (frozen)
 ) -> Inspection:
-    """Looks at every row of some files."""
+    """Looks at every row of some files; `rules`: how a run makes prompts of them, but for what is too long."""
     own = limits or Limits()
     found = Inspection(list(files), "tokens" if folder else "characters")
     reading = read(files, image_root)
     found.records, found.problems = reading.records, list(reading.problems)
-    _columns(found)
+    found.counts |= {"rows": reading.rows, "usable": 0}
+    found.missing = {name: reading.parsed - number for name, number in reading.filled.items()}
     _kinds(found)
-    _images(found, reading.places, own)
-    _lengths(found, reading.places, _measure(folder, own), own)
+    _images(found, reading.places, rules.pixel_limit)
+    _lengths(found, reading.places, _measure(folder, rules), own)
     _repeated(found, reading.places)
+    wrong = found.wrong
+    found.counts["usable"] = sum(place not in wrong for place in reading.places)
     return found
-
-
-def _columns(found: Inspection) -> None:
-    columns: Counter[str] = Counter()
-    rows, sound = 0, 0
-    for file in found.files:
-        try:
-            for _, row in attempts(file):
-                rows += 1
-                if isinstance(row, dict):
-                    sound += 1
-                    columns.update(dict.fromkeys(row, 0))
-                    columns.update(name for name, value in row.items() if value is not None and value != "")
-        except UserError:
-            continue  # told by `read`
-    found.counts["rows"] = rows
-    found.counts["usable"] = len(found.records)
-    found.missing = {name: sound - columns[name] for name in columns}
 
 
 def _kinds(found: Inspection) -> None:
@@ -110,13 +102,13 @@ def _kinds(found: Inspection) -> None:
     found.counts["without_gold"] = sum(not record.golds for record in found.records)
 
 
-def _images(found: Inspection, places: Sequence[str], own: Limits) -> None:
+def _images(found: Inspection, places: Sequence[str], pixel_limit: int) -> None:
     sizes: list[tuple[int, int]] = []
     broken = 0
     for record, place in zip(found.records, places, strict=True):
         for number, image in enumerate((*record.images, *record.target_images), 1):
             try:
-                sizes.append(open_source(image, own.pixels).size)
+                sizes.append(open_source(image, pixel_limit).size)
             except UserError as error:
                 broken += 1
                 found.problems.append(Problem(place, f"image {number}: {error}"))
@@ -129,14 +121,14 @@ def _images(found: Inspection, places: Sequence[str], own: Limits) -> None:
 Measure = Callable[[Record], tuple[int, int]]
 
 
-def _measure(folder: str | None, own: Limits) -> Measure:
+def _measure(folder: str | None, own: PromptRules) -> Measure:
     """Lengths of prompt and target of a record."""
     if folder is None:
         return lambda record: (_characters(record.prompt), _characters(record.target or ()))
     chat, rules = Chat.open(folder), PictureRules.of_folder(folder)
 
     def tokens(record: Record) -> tuple[int, int]:
-        prompt: Prompt = make_prompt(record, chat, rules, PromptRules(longest=1, pixel_limit=own.pixels))
+        prompt: Prompt = make_prompt(record, chat, rules, own)
         return len(prompt.ids), len(prompt.target_ids)
 
     return tokens
@@ -147,7 +139,7 @@ def _characters(messages: Sequence[Any]) -> int:
 
 
 def _lengths(found: Inspection, places: Sequence[str], measure: Measure, own: Limits) -> None:
-    broken = {problem.where for problem in found.problems if problem.kind == "error"}
+    broken = found.wrong
     measured: dict[str, list[int]] = {"prompt": [], "target": []}
     found.counts |= {"prompts_too_long": 0, "targets_too_long": 0}
     for record, place in zip(found.records, places, strict=True):
@@ -156,7 +148,7 @@ def _lengths(found: Inspection, places: Sequence[str], measure: Measure, own: Li
         try:
             lengths = dict(zip(measured, measure(record), strict=True))
         except UserError as error:
-            found.problems.append(problem_of(error, place))
+            found.problems.append(Problem(place, str(error)))
             continue
         for name, limit in (("prompt", own.prompt), ("target", own.target)):
             if name == "prompt" or record.target:
@@ -198,4 +190,6 @@ def _content(record: Record) -> str:
 
 
 def _digest(image: Source) -> bytes:
-    return hashlib.sha256(image.data if image.data is not None else str(image.path).encode()).digest()
+    return hashlib.sha256(
+        image.data if image.data is not None else str(image.path).encode("utf-8", "surrogatepass")
+    ).digest()

@@ -56,10 +56,6 @@ def page(found: Inspection, most_rows: int = 12) -> str:
     return "\n".join(parts)
 
 
-def _listed(told: Mapping[str, int]) -> str:
-    return ", ".join(f"{name or '(none)'} {number}" for name, number in told.items())
-
-
 def _table(title: str, told: Mapping[str, Any]) -> str:
     if not told:
         return ""

@@ -6,7 +6,8 @@ an image of exactly the shown size, so its resizing does nothing, and trainer an
     bytes -> decode -> RGB image -> show(shown_size) -> patches -> [P, 3 * 2 * 14 * 14], 4 rows for each visual token
 
 Invariants
-    1. The header is read first: an image of too many pixels is refused before any of them is decoded.
+    1. The header is read first: an image of too many pixels is refused before any of them is decoded, and for a size
+       alone none is. A rotation counts where the header says it; what a PNG says behind its pixels does not.
     2. `shown_size` is transformers' `smart_resize`, applied until it changes nothing: the shown size is its own shown
        size, under the processor's limits too. Limits given at a call only narrow those.
     3. `patches` equals the processor on torchvision bit for bit.
@@ -76,7 +77,7 @@ class PictureRules:
                 try:
                     table = json.loads(path.read_text(encoding="utf-8"))
                     return cls.of_table(table.get("image_processor", table))
-                except (OSError, ValueError, TypeError, AttributeError) as error:
+                except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                     raise UserError(f"is not an image processor's file: {error}", where=str(path)) from error
         raise UserError(f"holds no {FILES[0]}", where=str(folder), mend="give the folder of a checkpoint")
 
@@ -110,6 +111,7 @@ def decode(data: bytes, limit: int = MOST_PIXELS, where: str = "an image") -> Im
             width, height = image.size
             if width * height > limit:
                 raise UserError(f"has {width} x {height} pixels, the limit is {limit:,}", where=where)
+            _orientation(image)  # PIL keeps what it found first, so this and `size_of` agree
             image.load()
             return _upright_rgb(image)
     except UserError:
@@ -136,12 +138,17 @@ def size_of(source: Source, limit: int = MOST_PIXELS) -> tuple[int, int]:
     try:
         with Image.open(opened, formats=FORMATS) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+            turned = width * height <= limit and _orientation(image) in (5, 6, 7, 8)
     except Exception:  # decode finds the words
         return open_source(source, limit).size
     if width * height > limit:
         raise UserError(f"has {width} x {height} pixels, the limit is {limit:,}", where=source.name)
     return (height, width) if turned else (width, height)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """As the header says. A PNG's own `getexif` would decode all of it to look behind its pixels."""
+    return Image.Image.getexif(image).get(0x0112)
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

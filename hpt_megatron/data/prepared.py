@@ -9,7 +9,8 @@ Invariants
     1. The order of what comes out is that of what goes in, whatever the number of threads.
     2. The cache never holds more bytes than it may; `stream` holds at most two images a thread beyond it.
     3. A file that changes on disk is another image.
-    4. An image that cannot be used raises at its place; those before it were given.
+    4. An image that cannot be used raises at its place; those before it were given. Where a row is given, the error
+       names it.
 
 Example:
     >>> preparer = Preparer(PictureRules(), threads=2, cache_bytes=2**20)
@@ -22,6 +23,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
 
@@ -33,6 +35,7 @@ from hpt_megatron.config.run import DataConfig
 from hpt_megatron.data.augment import augmented
 from hpt_megatron.data.pictures import MOST_PIXELS, PictureRules, open_source, patches, show, shown_size
 from hpt_megatron.data.record import Record, Source
+from hpt_megatron.errors import UserError
 
 T = TypeVar("T")
 
@@ -77,13 +80,15 @@ class Preparer:
         """The size at which the model sees an image of this size."""
         return shown_size(width, height, self.rules, *self.limits)
 
-    def images(self, sources: Sequence[Source]) -> list[Image.Image]:
-        """The images at their shown sizes, in order."""
-        return list(self.stream(sources))
+    def images(self, sources: Sequence[Source], row: str = "") -> list[Image.Image]:
+        """The images at their shown sizes, in order; `row`: the name of the row they are of."""
+        with _named(row):
+            return list(self.stream(sources))
 
-    def patches(self, sources: Sequence[Source]) -> list[NDArray[np.float32]]:
+    def patches(self, sources: Sequence[Source], row: str = "") -> list[NDArray[np.float32]]:
         """The same as patches."""
-        return list(self._ahead(lambda source: patches(self.image(source), self.rules), sources))
+        with _named(row):
+            return list(self._ahead(lambda source: patches(self.image(source), self.rules), sources))
 
     def stream(self, sources: Iterable[Source]) -> Iterator[Image.Image]:
         """The images one after the other, while the threads work ahead."""
@@ -120,7 +125,8 @@ class Preparer:
 
     def augmented(self, record: Record, seed: str) -> Record:
         """The record with the changes that the run asks for; the same ones for the same seed."""
-        return augmented(record, self.augment, seed, self.frame, self.pixel_limit)
+        with _named(record.index):
+            return augmented(record, self.augment, seed, self.frame, self.pixel_limit)
 
     def _keep(self, key: str, image: Image.Image) -> None:
         size = _bytes(image)
@@ -131,6 +137,14 @@ class Preparer:
         while self.held_bytes > self.cache_bytes:
             _, gone = self._held.popitem(last=False)
             self.held_bytes -= _bytes(gone)
+
+
+@contextmanager
+def _named(row: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error), where=f"row {row}" if row else "") from error
 
 
 def _bytes(image: Image.Image) -> int:

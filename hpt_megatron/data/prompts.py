@@ -8,8 +8,9 @@ Decision: a target is kept whole here, with the mask of what the assistant said 
 Invariants
     1. Prompts keep the order of their records. `index` is a prompt's name everywhere; a place (`item`) is only good for
        as long as nothing was removed.
-    2. A prompt longer than `max_prompt_length`, images included, is left out, and so is one whose image is broken; the
-       report says how many. Nothing is cut.
+    2. A prompt longer than `max_prompt_length`, images included, is left out, and so is one whose image tells no size
+       that can be shown; the report says how many. Nothing is cut. Images are not decoded here: one that is broken
+       behind its header is told when it is prepared (`prepared.py`), and by `hpt data inspect`.
     3. A target that starts with the text that the prompt ends with (`response_prefix`, such as `<think>\n`) loses it:
        it is not said twice.
     4. What was removed stays removed through `state` and `restore`.
@@ -103,6 +104,7 @@ class Prompts:
     report: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     removed: set[str] = field(default_factory=set)
+    _left: list[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, records: Iterable[Record], chat: Chat, rules: PictureRules, own: PromptRules) -> "Prompts":
@@ -135,8 +137,10 @@ class Prompts:
 
     @property
     def names(self) -> list[str]:
-        """The names of those that are left, in order."""
-        return [name for name in self.held if name not in self.removed]
+        """The names of those that are left, in order; made once, as whoever goes through all asks for each."""
+        if self._left is None:
+            self._left = [name for name in self.held if name not in self.removed]
+        return self._left
 
     def random_get(self, num: int, seed: int) -> list[Prompt]:
         """So many different prompts by chance, all of them if there are fewer; each carries its own golds and name."""
@@ -158,7 +162,7 @@ class Prompts:
             for item in items
             if (item in self.held if isinstance(item, str) else 0 <= item < len(names))
         } - self.removed
-        self.removed |= gone
+        self.removed, self._left = self.removed | gone, None
         LOG.info("remove_data: %d prompts removed, %d left", len(gone), len(self))
         return len(gone)
 
@@ -168,4 +172,4 @@ class Prompts:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self.removed = set(state["removed"]) & set(self.held)
+        self.removed, self._left = set(state["removed"]) & set(self.held), None

@@ -13,7 +13,7 @@ Example:
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,9 @@ class Reading:
     records: list[Record]
     places: list[str]
     problems: list[Problem]
+    rows: int = 0  # with those that could not be read
+    parsed: int = 0  # without them
+    filled: Counter[str] = field(default_factory=Counter)  # rows that have a value, by column
 
     def sound(self) -> list[Record]:
         """The records, if every row could be used; else one line that says how many could not and shows the first."""
@@ -52,14 +55,19 @@ class Reading:
         return self.records
 
 
-def read(files: Iterable[str | Path], image_root: str | None = None, most: int | None = None) -> Reading:
-    """Every record of some files; `most`: no more than so many."""
+def read(files: Iterable[str | Path], image_root: str | None = None) -> Reading:
+    """Every record of some files."""
     found: list[Record] = []
     places: list[str] = []
     problems: list[Problem] = []
+    rows, parsed, filled = 0, 0, Counter[str]()
     for file in files:
         try:
-            for where, row in attempts(file, None if most is None else most - len(found)):
+            for where, row in attempts(file):
+                rows += 1
+                if not isinstance(row, UserError):
+                    parsed += 1
+                    filled.update({name: int(value is not None and value != "") for name, value in row.items()})
                 made = _made(row, where, image_root or Path(file).parent)
                 if isinstance(made, Problem):
                     problems.append(made)
@@ -70,7 +78,7 @@ def read(files: Iterable[str | Path], image_root: str | None = None, most: int |
             problems.append(problem_of(error, str(file)))
     told, twice = distinct(found)
     problems += [Problem(places[i], f"index {found[i].index!r} is there already", "warning") for i in twice]
-    return Reading(told, places, problems)
+    return Reading(told, places, problems, rows, parsed, filled)
 
 
 def _made(row: Row | UserError, where: str, root: str | Path) -> Record | Problem:

@@ -9,6 +9,7 @@ Invariants
     2. `index` names the row: it is the id of its group of rollouts. Readers keep it unique within a set of files.
     3. A target is None where there is none. An empty text is no target either.
     4. Nothing here reads a file but `Source.read`.
+    5. `extra` holds no None, at any depth: a key without a value is not there. Files cannot tell the two apart.
 
 Example:
     >>> row = Record(index="7", prompt=(Message("user", "<image>count ?"),), images=(Source(path="a.png"),))
@@ -96,6 +97,7 @@ class Record:
         if not self.modality:
             found = "text" if not self.images else "image" if len(self.images) == 1 else "images"
             object.__setattr__(self, "modality", found)
+        object.__setattr__(self, "extra", _without_none(self.extra))
 
     @property
     def target_text(self) -> str | None:
@@ -107,6 +109,12 @@ class Record:
         """The last text of the user."""
         asked = [message.content for message in self.prompt if message.role == "user"]
         return asked[-1] if asked else ""
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
 def marks_of(messages: Sequence[Message] | None) -> int:

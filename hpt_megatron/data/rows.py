@@ -24,7 +24,8 @@ import binascii
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,9 @@ def record_of(row: Mapping[str, Any], where: str, root: str | Path = "") -> Reco
         raise UserError(what, where=where, mend=f"it has {', '.join(map(str, row)) or 'none'}"[:200])
     try:
         record = _record(plain(row), where, str(root))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except RecursionError as error:
+        raise UserError("is nested too deeply", where=where) from error
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"does not have the schema: {type(error).__name__}: {error}", where=where) from error
     wrong = problems_of(record)
     if wrong:
@@ -58,16 +61,17 @@ def record_of(row: Mapping[str, Any], where: str, root: str | Path = "") -> Reco
 def _record(row: dict[str, Any], where: str, root: str) -> Record:
     extra = _table(row.get("extra_info"))
     prompt, target, rejected = conversations(row)
-    given = _listed(row.get("images", row.get("image")))
+    given = _listed(_first(row.get("images"), row.get("image")))
     images = [source_of(cell, where, root) for cell in given]
     of_target = [source_of(cell, where, root) for cell in _listed(row.get("target_images"))]
     if target and not of_target and marks_of(target) and len(images) == marks_of(prompt) + marks_of(target):
         images, of_target = images[: marks_of(prompt)], images[marks_of(prompt) :]
     model = _table(row.get("reward_model"))
-    golds = _golds(model.get("ground_truth"), row.get("answer", row.get("answers")), extra.get("answer"))
-    index = next((row[name] for name in ("index", "id", "uid") if row.get(name) is not None), extra.get("index"))
-    choices = _listed(row.get("choices", extra.get("choices")))
-    extra |= {name: value for name, value in row.items() if name not in KNOWN and name != "rejected"}
+    golds = _golds(model.get("ground_truth"), row.get("answer"), row.get("answers"), extra.get("answer"))
+    index = _first(row.get("index"), row.get("id"), row.get("uid"), extra.get("index"))
+    choices = _listed(_first(row.get("choices"), extra.get("choices")))
+    own = {name: value for name, value in row.items() if name not in KNOWN and name != "rejected"}
+    extra |= {name: value for name, value in own.items() if value is not None or name not in extra}
     if rejected:
         extra["rejected"] = [{"role": message.role, "content": message.content} for message in rejected]
     return Record(
@@ -80,7 +84,7 @@ def _record(row: dict[str, Any], where: str, root: str) -> Record:
         golds=golds,
         style=str(model.get("style") or "rule"),
         ability=str(row.get("ability") or ""),
-        choices=tuple(map(str, choices)),
+        choices=tuple(str(choice) for choice in choices if choice is not None),
         reference=_references(row, extra),
         modality=str(row.get("modality") or ""),
         extra={name: value for name, value in extra.items() if name not in ("choices", "reference")},
@@ -189,17 +193,30 @@ def canonical(path: str) -> str:
     return str(pure.with_suffix("")) if pure.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") else str(pure)
 
 
+def document_of(name: str) -> str:
+    """The name of a document without its extension: the deck of its pages."""
+    return re.sub(r"\.(pdf|pptx?)\Z", "", name, flags=re.IGNORECASE)
+
+
+def page_ids(name: Any, pages: Iterable[Any]) -> list[str]:
+    """Canonical ids of pages of a document.
+
+    >>> page_ids("a/Plan.PDF", [3])
+    ['a/Plan_3']
+    """
+    return [f"{document_of(str(name))}_{page}" for page in pages]
+
+
 def _references(row: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[str, ...]:
-    named = row.get("reference", extra.get("reference", extra.get("reference_documents")))
+    named = _first(row.get("reference"), extra.get("reference"), extra.get("reference_documents"))
     if named is None and extra.get("file_name") and extra.get("reference_page") is not None:
-        stem = str(extra["file_name"]).removesuffix(".pdf")
-        named = [f"{stem}_{page}" for page in _listed(extra["reference_page"])]
-    return tuple(canonical(str(page)) for page in _listed(named))
+        named = page_ids(extra["file_name"], _listed(extra["reference_page"]))
+    return tuple(canonical(str(page)) for page in _listed(named) if page is not None)
 
 
 def _golds(*given: Any) -> tuple[str, ...]:
     for value in given:
-        inner = value.get("target", value.get("ground_truth")) if isinstance(value, Mapping) else value
+        inner = _first(value.get("target"), value.get("ground_truth")) if isinstance(value, Mapping) else value
         found = tuple(str(gold) for gold in _listed(inner) if gold is not None)
         if found:
             return found
@@ -211,6 +228,11 @@ def _table(value: Any) -> dict[str, Any]:
     if isinstance(value, str) and value:
         value = json.loads(value)
     return {name: inner for name, inner in (value or {}).items() if inner is not None}
+
+
+def _first(*values: Any) -> Any:
+    """The first one that is there: a column of another name may stand beside an empty one."""
+    return next((value for value in values if value is not None), None)
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -14,7 +14,7 @@ Invariants
     2. Restoring a state, also one saved at the very end of an epoch, continues with what would have come next.
     3. Prompts that are removed go at the next epoch; of `hard`, which has none, at once. A removal that would leave
        fewer than a batch is refused by `take`, with the numbers.
-    4. A state of other prompts is refused.
+    4. A state of other prompts, or of another sampler, is refused.
 
 Example:
     >>> order = Shuffled(["a", "b", "c", "d"], seed=0)
@@ -71,6 +71,8 @@ def fingerprint(names: Sequence[str]) -> str:
 class Shuffled:
     """Every prompt once an epoch."""
 
+    kind = "shuffled"  # as `data.sampler` has it
+
     def __init__(self, names: Sequence[str], seed: int) -> None:
         self.names, self.seed = list(names), seed
         if len(set(self.names)) != len(self.names):
@@ -120,17 +122,25 @@ class Shuffled:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON."""
-        told = {"names": fingerprint(self.names), "seed": self.seed, "epoch": self.epoch, "taken": self.taken}
+        told = {"kind": self.kind, "names": fingerprint(self.names), "seed": self.seed}
+        told |= {"epoch": self.epoch, "taken": self.taken}
         return {**told, "removed": sorted(self.removed), "gone": sorted(self.gone)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes back a state of the same prompts."""
-        if state["names"] != fingerprint(self.names):
-            mend = "resume with the files of the run, or start a new one"
-            raise UserError("the prompts are not those of the saved run", where="data.train_files", mend=mend)
+        """Takes back a state of the same prompts and sampler."""
+        self.check(state)
         self.seed, self.epoch, self.taken = state["seed"], state["epoch"], state["taken"]
         self.removed, self.gone = set(state["removed"]), set(state["gone"])
         self._order = self.order()
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses a state that is not its own, before anything of it is taken."""
+        if state.get("kind") != self.kind:
+            what = f"the saved run took prompts by {state.get('kind')!r}, this one by {self.kind!r}"
+            raise UserError(what, where="data.sampler", mend="resume with the sampler of the run, or start a new one")
+        if state["names"] != fingerprint(self.names):
+            mend = "resume with the files of the run, or start a new one"
+            raise UserError("the prompts are not those of the saved run", where="data.train_files", mend=mend)
 
 
 def stages_of(names: Sequence[str], difficulty: Mapping[str, float], count: int) -> dict[str, int]:
@@ -142,6 +152,8 @@ def stages_of(names: Sequence[str], difficulty: Mapping[str, float], count: int)
 
 class Staged(Shuffled):
     """From easy to hard in every epoch."""
+
+    kind = "staged"
 
     def __init__(self, names: Sequence[str], seed: int, difficulty: Mapping[str, float], stages: int) -> None:
         self.stage = stages_of(names, difficulty, stages)
@@ -159,6 +171,8 @@ class Staged(Shuffled):
 
 class BySuccess(Staged):
     """One stage after another, as they are solved; an epoch is one round through the stages that are open."""
+
+    kind = "by_success"
 
     def __init__(
         self, names: Sequence[str], seed: int, difficulty: Mapping[str, float], stages: int, promote_at: float
@@ -203,12 +217,15 @@ class BySuccess(Staged):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The open stages first: the order follows from them."""
+        self.check(state)
         self.open, self.rounds, self.solved = state["open"], state["rounds"], dict(state["solved"])
         super().restore(state)
 
 
 class Hard(Shuffled):
     """Draws a batch at a time, those that fail more often; `epoch` counts draws."""
+
+    kind = "hard"
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
         self.solved: dict[str, float] = {}
@@ -255,5 +272,6 @@ class Hard(Shuffled):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What was solved first: the order follows from it."""
+        self.check(state)
         self.solved, self.drawn, self.hardness = dict(state["solved"]), state["drawn"], state["hardness"]
         super().restore(state)

@@ -1,15 +1,17 @@
-"""The pages of a corpus: `pages.jsonl` in its folder, one page a line: `{"id", "image", "text"}`.
+"""The pages of a corpus: `pages.jsonl` in its folder, one page a line: `{"id", "image", "text", "deck"}`.
 
-`id` is the relative path of the image without its extension, so two decks with a slide 1024 are two pages; a deck is
-the folder part of the id. `image` is a path below the folder; a document without an image is shown as its text.
+`id` is the relative path of the image without its extension, so two decks with a slide 1024 are two pages. `image` is a
+path below the folder; a document without an image is shown as its text. `deck` is the document or folder that the page
+belongs to; where a line has none it is the folder part of the id.
 
 Invariants
     1. Ids are unique; a line that is not a page is named by its number.
     2. `fingerprint` is of the file's content: an index that was built from other pages is never used.
+    3. A deck's pages stand in the order of the file.
 
 Example:
-    >>> Page("deck/2", "deck/2.jpg", "text").deck
-    'deck'
+    >>> _page(b'{"id": "deck/2"}', "here")
+    Page(id='deck/2', image='', text='', deck='deck')
 """
 
 import hashlib
@@ -31,11 +33,7 @@ class Page:
     id: str
     image: str
     text: str
-
-    @property
-    def deck(self) -> str:
-        """The folder part of its id."""
-        return self.id.rpartition("/")[0]
+    deck: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ class Corpus:
         path = folder / FILE
         if not path.is_file():
             raise UserError(f"there is no {FILE}", where=str(folder), mend="make one with `hpt data corpus`")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
         pages = tuple(_page(line, f"{path}:{i}") for i, line in enumerate(data.splitlines(), 1) if line.strip())
         if not pages:
             raise UserError("holds no page", where=str(path))
@@ -67,25 +68,28 @@ class Corpus:
             found.setdefault(page.deck, []).append(number)
         return found
 
-    def deck(self, row: int | str | None) -> list[int] | None:
-        """The pages of a deck by name or number; None for the whole corpus; none at all for a deck that is unknown."""
-        if row is None:
-            return None
-        names = list(self.decks)
-        if isinstance(row, int):
-            return self.decks[names[row]] if 0 <= row < len(names) else []
-        return self.decks.get(row, [])
+    def deck(self, name: str | None) -> list[int] | None:
+        """The pages of a deck; None for the whole corpus; none at all for a deck that is unknown."""
+        return None if name is None else self.decks.get(name, [])
 
 
 def _page(line: bytes, where: str) -> Page:
     try:
         told = json.loads(line)
-        page = Page(told["id"], told.get("image") or "", told.get("text") or "")
+        name, image, text = told["id"], told.get("image") or "", told.get("text") or ""
+        deck = told.get("deck")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError("is not a page", where=where, mend='{"id": ..., "image": ..., "text": ...}') from error
-    if not (isinstance(page.id, str) and page.id and isinstance(page.image, str) and isinstance(page.text, str)):
+    if not (isinstance(name, str) and name and isinstance(image, str) and isinstance(text, str)):
         raise UserError("a page has an id, an image and a text, all of them text", where=where)
-    return page
+    if not (deck is None or isinstance(deck, str)):
+        raise UserError("the deck of a page is a text", where=where)
+    return Page(_sound(name), _sound(image), _sound(text), _sound(name.rpartition("/")[0] if deck is None else deck))
+
+
+def _sound(text: str) -> str:
+    """Half of a surrogate pair, which JSON can carry, cannot be sent."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _unique(ids: Sequence[str], where: str) -> None:

@@ -1,10 +1,11 @@
 """What is asked of a search service and what it answers, whatever the wire format.
 
 Example:
-    >>> Asked("1", "red fox").row is None, Hit(page="deck/1024", image="deck/1024.jpg").text
+    >>> Asked("1", "red fox").deck is None, Hit(page="deck/1024", image="deck/1024.jpg").text
     (True, '')
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Query:
-    """Words, and where the format knows decks: which row of the data set, and the pages of its deck in order."""
+    """Words, and where the format knows decks: which row of the data set, its deck's pages in order and its name."""
 
     text: str
     row: int | str | None = None
     pages: tuple[str, ...] = ()
+    deck: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Asked:
 
     id: str
     text: str
-    row: int | str | None = None
+    deck: str | None = None  # the pages of this one alone
     topk: int = 10
+    row: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class Call:
     asked: tuple[Asked, ...]
     params: tuple[tuple[str, str], ...] = ()
     body: Any = None
+
+
+def by_text(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    """The ids of each text: two who ask the same get the same answer."""
+    found: dict[str, list[str]] = {}
+    for one in asked:
+        found.setdefault(one.text, []).append(one.id)
+    return found
 
 
 def rows(payload: Any, what: str = "a list") -> list[Any]:

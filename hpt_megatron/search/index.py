@@ -8,20 +8,25 @@ Invariants
        such as `k07` are found, in any language.
     2. Pages without any of the words are no hits.
     3. Equal scores are ordered by the number of the page.
+    4. An index that cannot be read is built again, with a warning.
 
 Example: Bm25.open(corpus, folder).search(["red fox"], topk=10, among=[None])
 """
 
 import json
+import logging
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from hpt_megatron.errors import UserError
 from hpt_megatron.search.corpus import Corpus
 
+LOG = logging.getLogger(__name__)
 WORDS = r"(?u)\w+"
 KEY = "key.json"
 
@@ -39,8 +44,8 @@ class Index(Protocol):
 class Bm25:
     """The embedded default."""
 
-    def __init__(self, ranker: Any, num_pages: int, reused: bool) -> None:
-        self._ranker, self._num_pages, self.reused = ranker, num_pages, reused
+    def __init__(self, ranker: Any, reused: bool) -> None:
+        self._ranker, self.reused = ranker, reused
 
     @classmethod
     def open(cls, corpus: Corpus, folder: Path) -> "Bm25":
@@ -48,18 +53,16 @@ class Bm25:
         import bm25s
 
         key = {"corpus": corpus.fingerprint, "bm25s": bm25s.__version__, "words": WORDS}
-        if key_of(folder) == key:
-            return cls(bm25s.BM25.load(folder / "bm25"), len(corpus.pages), reused=True)
+        if key_of(folder) == key and (known := _on_disk(folder / "bm25", len(corpus.pages))) is not None:
+            return cls(known, reused=True)
+        if not any(re.search(WORDS, page.text) for page in corpus.pages):
+            mend = "put a .txt beside each image, or give --encoder"
+            raise UserError("no page has any text to be found by", where=str(corpus.folder), mend=mend)
         ranker = bm25s.BM25()
         ranker.index(_split([page.text for page in corpus.pages]), show_progress=False)
         shutil.rmtree(folder / "bm25", ignore_errors=True)
-        (folder / KEY).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        ranker.save(folder / "bm25", show_progress=False)
-        (folder / KEY).write_text(
-            json.dumps(key), encoding="utf-8"
-        )  # last: without it what lies there counts for nothing
-        return cls(ranker, len(corpus.pages), reused=False)
+        store(folder, key, lambda: ranker.save(folder / "bm25", show_progress=False))
+        return cls(ranker, reused=False)
 
     def search(self, texts: Sequence[str], topk: int, among: Sequence[Sequence[int] | None]) -> list[Found]:
         """Best first."""
@@ -92,8 +95,38 @@ def key_of(folder: Path) -> Any:
     """What the index in a folder was built from; None where there is none."""
     try:
         return json.loads((folder / KEY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def store(folder: Path, key: Any, write: Callable[[], None]) -> None:
+    """Writes an index and, last, its key: without it what lies there counts for nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / KEY).unlink(missing_ok=True)
+        write()
+        (folder / KEY).write_text(json.dumps(key), encoding="utf-8")
+    except (OSError, RuntimeError) as error:  # RuntimeError: FAISS's own
+        told = str(error).partition("\n")[0]
+        raise UserError(f"the index cannot be written: {told}", where=str(folder)) from error
+
+
+def damaged(path: Path, why: str) -> None:
+    """Says that an index is built again."""
+    LOG.warning("the index %s is damaged and built again: %s", path, " ".join(why.split())[:200])
+
+
+def _on_disk(folder: Path, num_pages: int) -> Any:
+    """The ranker of so many pages; None where it is damaged."""
+    import bm25s
+
+    try:
+        ranker = bm25s.BM25.load(folder)
+        ranker.get_scores(list(ranker.vocab_dict)[:1])
+        found = int(ranker.scores["num_docs"])
+    except Exception as error:  # what lies there may be anything
+        return damaged(folder, f"{type(error).__name__} {error}")
+    return ranker if found == num_pages else damaged(folder, f"it has {found} pages, not {num_pages}")
 
 
 def _split(texts: Sequence[str], as_ids: bool = True) -> Any:

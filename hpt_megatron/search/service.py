@@ -9,22 +9,27 @@ Invariants
     1. Which format a request is in is told by its shape, and the answer is in the same one.
     2. What is malformed or too large is answered 400 or 413 in one line; nothing that a client sends stops the service.
     3. It serves paths, not files.
+    4. It is reachable before it says that it is ready.
 
 Example: Service(corpus, index).answer([Asked("0", "fox")])
 """
 
 import asyncio
 import json
+import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.search.batching import Batcher
 from hpt_megatron.search.corpus import Corpus
 from hpt_megatron.search.hit import Asked, Hit, WireError
 from hpt_megatron.search.index import Bm25, Index
 from hpt_megatron.search.wire.formats import WIRES, format_of
 
+LOG = logging.getLogger(__name__)
 LARGEST_BODY = 4 * 1024 * 1024
 MOST_QUERIES = 2048
 LONGEST_QUERY = 4096
@@ -47,7 +52,7 @@ class Service:
 
     def answer(self, asked: Sequence[Asked]) -> list[list[Hit]]:
         """Hits of each query, best first."""
-        decks = [self.corpus.deck(one.row) for one in asked]
+        decks = [self.corpus.deck(one.deck) for one in asked]
         most = max((one.topk for one in asked), default=1)
         ranked = self._index.search([one.text for one in asked], min(most, MOST_HITS), decks)
         found = []
@@ -79,11 +84,19 @@ class Service:
             asked = wire.parse(params, body)
             if not asked:
                 raise WireError("no queries")
+            if len({one.id for one in asked}) != len(asked):
+                raise WireError("a request_idx stands twice")
+            if not all(_is_text(one.text) for one in asked):
+                raise WireError("a query holds half of a surrogate pair, which is no text")
             if len(asked) > MOST_QUERIES or any(len(one.text) > LONGEST_QUERY or one.topk < 1 for one in asked):
                 raise WireError(f"at most {MOST_QUERIES} queries of at most {LONGEST_QUERY} characters, topk 1 or more")
         except (WireError, ValueError, OverflowError, RecursionError) as error:
             return 400, {"error": str(error)[:200]}
-        return 200, wire.reply(asked, await self.ask(asked))
+        try:
+            return 200, wire.reply(asked, await self.ask(asked))
+        except HptError as error:  # of the encoder: it may pass
+            LOG.warning("search: %s", error)
+            return 503, {"error": str(error)[:200]}
 
     def health(self) -> dict[str, Any]:
         """What the client keys its cache by, and whoever looks wants to know."""
@@ -112,11 +125,26 @@ def application(service: Service) -> Any:
     return Starlette(routes=[Route("/search", search, methods=["GET", "POST"]), Route("/health", health)])
 
 
-def serve(service: Service, host: str, port: int) -> None:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 finds a free one. Who asks from now on is answered when `serve` runs."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen: {told}", where=f"{host}:{port}", mend="another --port or --host") from error
+
+
+def serve(service: Service, listening: socket.socket) -> None:
     """Until it is interrupted."""
     import uvicorn
 
-    uvicorn.run(application(service), host=host, port=port, log_level="warning", h11_max_incomplete_event_size=1 << 16)
+    settings = uvicorn.Config(application(service), log_level="warning", h11_max_incomplete_event_size=1 << 16)
+    uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or text == text.encode("utf-8", "replace").decode()
 
 
 def open_service(folder: str, encoder: str | None = None, model: str = "") -> Service:

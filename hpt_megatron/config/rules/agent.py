@@ -38,6 +38,13 @@ def check_addresses(run: RunConfig) -> Iterator[Problem]:
         yield from address_problems("rollout.generator_url", rollout.generator_url, "http://HOST:PORT/v1")
 
 
+def check_health_path(run: RunConfig) -> Iterator[Problem]:
+    """It is a path on the server, not an address of its own."""
+    path = run.rollout.search_health_path
+    if not path.startswith("/") or path.startswith("//") or not path.isprintable() or set(path) & set("?# "):
+        yield Problem("rollout.search_health_path", path, "is no path", "/health")
+
+
 def check_agent_prompt(run: RunConfig) -> Iterator[Problem]:
     """An instruction is a name or a file that is there."""
     prompt = run.rollout.agent_prompt
@@ -81,11 +88,15 @@ def check_agent_budgets(run: RunConfig) -> Iterator[Problem]:
         "wall_time_per_traj_s": (rollout.wall_time_per_traj_s, "0 (no limit) or more"),
         "crop_pad_px": (rollout.crop_pad_px, "0 or more"),
         "search_max_retries": (rollout.search_max_retries, "0 or more"),
+        "search_backoff_s": (rollout.search_backoff_s, "0 or more"),
+        "search_batch_wait_ms": (rollout.search_batch_wait_ms, "0 or more"),
+        "search_cache_size": (rollout.search_cache_size, "0 (none) or more"),
     }
     for key, (value, right) in least.items():
         if value < 0:
             yield Problem(f"rollout.{key}", value, "must not be negative", right)
     for key, seconds in (
+        ("search_connect_timeout_s", rollout.search_connect_timeout_s),
         ("search_timeout_s", rollout.search_timeout_s),
         ("search_deadline_s", rollout.search_deadline_s),
     ):

@@ -6,7 +6,8 @@ What a function gives has the columns that `rows.py:record_of` understands.
 import re
 from typing import Any
 
-from hpt_megatron.data.importers.texts import boxed, listed, marked, page_ids
+from hpt_megatron.data.importers.texts import boxed, listed, marked
+from hpt_megatron.data.rows import page_ids
 
 Row = dict[str, Any]
 CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -83,7 +84,7 @@ def mathvista(row: Row) -> Row:
 
 def slidevqa(row: Row) -> Row:
     """A question about a deck, whose pages a search has to find."""
-    pages = page_ids(row["deck_name"], row["evidence_pages"])
+    pages = page_ids(row["deck_name"], listed(row["evidence_pages"]))
     told = {name: row.get(name) for name in ("arithmetic_expression", "reasoning_type", "answer_type", "deck_name")}
     answer = gold(str(row["answer"]))
     base = {"index": row["qa_id"], "prompt": row["question"], "ability": "search"}
@@ -93,7 +94,7 @@ def slidevqa(row: Row) -> Row:
 def vidoseek(row: Row) -> Row:
     """Also VRAG's own JSON, which has the same form."""
     meta = dict(row["meta_info"])
-    pages = page_ids(meta["file_name"], meta["reference_page"])
+    pages = page_ids(meta["file_name"], listed(meta["reference_page"]))
     base = {"index": row["uid"], "prompt": row["query"], "ability": "search", "extra_info": meta}
     return {**base, "reward_model": gold(str(row["reference_answer"]), "model"), "reference": pages}
 
@@ -107,7 +108,7 @@ def mmlongbench(row: Row) -> Row:
     return {
         **base,
         "reward_model": gold(str(row["answer"])),
-        "reference": page_ids(row["doc_id"], row["evidence_pages"]),
+        "reference": page_ids(row["doc_id"], listed(row["evidence_pages"])),
     }
 
 

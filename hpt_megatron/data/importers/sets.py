@@ -14,10 +14,11 @@ Invariants
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hpt_megatron.data.files import plain, rows, write_rows
+from hpt_megatron.data.files import attempts, check_output, plain, write_rows
 from hpt_megatron.data.importers import conversations, questions
 from hpt_megatron.data.reading import distinct
 from hpt_megatron.data.record import Record, Source
@@ -88,15 +89,17 @@ def public_set(name: str) -> PublicSet:
 
 def record(name: str, row: Row, where: str, root: str | Path = "") -> Record:
     """One row of a set as a record."""
-    known, given = public_set(name), plain(row)
-    lacking = [column for column in known.columns.split() if column not in given]
+    known = public_set(name)
+    lacking = [column for column in known.columns.split() if column not in row]
     if lacking:
-        have = ", ".join(sorted(given)[:20])
+        have = ", ".join(sorted(map(str, row))[:20])
         raise UserError(f"lacks the column {lacking[0]!r} of {name}", where=where, mend=f"it has {have}")
     try:
-        made = known.row(given)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise UserError(f"is no row of {name}: {error}", where=where) from error
+        made = known.row(plain(row))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError) as error:
+        raise UserError(f"is no row of {name}: {error or type(error).__name__}", where=where) from error
+    except RecursionError as error:
+        raise UserError("is nested too deeply", where=where) from error
     found = record_of({name: value for name, value in made.items() if value is not None}, where, root)
     return found if found.data_source else replace(found, data_source=ALIASES.get(name, name))
 
@@ -121,8 +124,11 @@ def import_set(
     public_set(name)
     root, folder = image_root or Path(source).parent, Path(out).parent
     records, skipped = [], []
-    for where, row in rows(source, most):
+    check_output(out, source)
+    for where, row in islice(attempts(source), most):
         try:
+            if isinstance(row, UserError):
+                raise row
             records.append(_portable(record(name, row, where, root), folder))
         except UserError as error:
             if not skip:

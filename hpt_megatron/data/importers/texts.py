@@ -50,9 +50,3 @@ def transcript(text: str) -> list[dict[str, str]]:
     _, *rest = TURN.split(text)
     names = {"Human": "user", "Assistant": "assistant"}
     return [{"role": names[name], "content": said.strip()} for name, said in zip(rest[::2], rest[1::2], strict=True)]
-
-
-def page_ids(name: str, pages: Any) -> list[str]:
-    """Canonical ids of the pages of a document."""
-    stem = re.sub(r"\.(pdf|pptx?)$", "", str(name), flags=re.IGNORECASE)
-    return [f"{stem}_{page}" for page in listed(pages)]

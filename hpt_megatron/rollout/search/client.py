@@ -12,7 +12,7 @@ Invariants
     1. Results are matched by id where the format has one, and never given to a query that did not ask for them.
     2. A query is asked once however many trajectories ask it at a time; only successes are kept.
     3. Nothing takes longer than `total_deadline_s`; connect errors, timeouts, 429 and 5xx are tried again, nothing
-       else is.
+       else is. The breaker counts requests, with all their tries as one, however many queries are in them.
     4. One client belongs to one event loop.
 
 Example: found = await client.search(Query("red fox")); found.hits, found.failed
@@ -113,7 +113,7 @@ class SearchClient:
     async def search(self, query: Query) -> Found:
         """The hits of one query, only those that can be shown."""
         self.stats.queries += 1
-        found = await self._kept_or_asked(query)
+        found = await self._kept_or_asked(_sendable(query))
         if found.failed:
             self.stats.failed += 1
             self.stats.last_error = found.failed
@@ -153,17 +153,13 @@ class SearchClient:
                     found = await self._batcher.ask(query)
             except TimeoutError:
                 found = Found(failed=f"no answer within {self.settings.total_deadline_s} s")
-            if found.failed:
-                self._breaker.failed(time.monotonic())
-            else:
-                self._breaker.worked()
         self.stats.latencies_s.append(time.monotonic() - start)
         return found
 
     async def _ask(self, queries: Sequence[Query]) -> list[Found]:
         """A batch."""
         topk = self.settings.topk
-        asked = [Asked(str(next(self._numbers)), query.text, query.row, topk) for query in queries]
+        asked = [Asked(str(next(self._numbers)), query.text, query.deck, topk, query.row) for query in queries]
         found: dict[str, list[Hit]] = {}
         failed: dict[str, str] = {}
         if self._local is not None:
@@ -183,7 +179,20 @@ class SearchClient:
         ]
 
     async def _call(self, call: Call) -> dict[str, list[Hit]] | Failure:
-        """The hits of one request, or why there are none."""
+        """The hits of one request, or why there are none; the breaker hears of it once."""
+        try:
+            async with asyncio.timeout(self.settings.total_deadline_s):
+                answer = await self._tried(call)
+        except TimeoutError:
+            answer = Failure(f"no answer within {self.settings.total_deadline_s} s")
+        if isinstance(answer, Failure):
+            self._breaker.failed(time.monotonic())
+        else:
+            self._breaker.worked()
+        return answer
+
+    async def _tried(self, call: Call) -> dict[str, list[Hit]] | Failure:
+        """As often as it may be."""
         deadline = time.monotonic() + self.settings.total_deadline_s
         attempt = 0
         while True:
@@ -308,6 +317,17 @@ class SearchClient:
         if self._http is not None:
             await self._http.aclose()
             self._http = None
+
+
+def _sendable(query: Query) -> Query:
+    """A policy may say half of a surrogate pair, which no request can carry."""
+
+    def text(said: str) -> str:
+        return said if said.isascii() else said.encode("utf-8", "replace").decode()
+
+    row = text(query.row) if isinstance(query.row, str) else query.row
+    deck = None if query.deck is None else text(query.deck)
+    return replace(query, text=text(query.text), row=row, deck=deck)
 
 
 def _beside(url: str, path: str) -> str:

@@ -23,12 +23,15 @@ from hpt_megatron.search.hit import Hit, Query
 
 
 def query_of(body: str, scene: Scene) -> Query:
-    """The words; for a row that brings a deck, also which row it is and the deck's pages in order."""
+    """The words; for a row that brings a deck, also which row it is, the deck's pages in order, and its name."""
     deck = scene.extra.get("deck") or scene.extra.get("document_images")
     if not isinstance(deck, list | tuple):
         return Query(body)
     row = scene.extra.get("row_index", scene.index)
-    return Query(body, int(row) if str(row).isdecimal() else str(row), tuple(map(str, deck)))
+    pages = tuple(map(str, deck))
+    folders = {page.rpartition("/")[0] for page in pages}
+    name = scene.extra.get("deck_name") or (folders.pop() if len(folders) == 1 else None)
+    return Query(body, int(row) if str(row).isdecimal() else str(row), pages, str(name) if name else None)
 
 
 @TOOLS.add("search")

@@ -43,5 +43,8 @@ def format_of(method: str, body: Any) -> str:
     if isinstance(body, dict):
         return "search_r1"
     if isinstance(body, list):
-        return "position" if body and isinstance(body[0], dict) and "row_index" in body[0] else "ddai_post"
+        decks = [isinstance(entry, dict) and "row_index" in entry for entry in body]
+        if any(decks) and not all(decks):
+            raise WireError("some of the queries have a row_index, and some have none")
+        return "position" if any(decks) else "ddai_post"
     raise WireError("a body is a list of queries, or an object with `queries`")

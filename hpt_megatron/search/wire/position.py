@@ -1,9 +1,9 @@
-"""`POST [{"query", "request_idx", "row_index"}]` -> `[{"request_idx", "results": [{"position", "score"}]}]`: pages of
-one deck.
+"""`POST [{"query", "request_idx", "row_index", "deck"}]` -> `[{"request_idx", "results": [{"position", "score"}]}]`:
+pages of one deck.
 
 `row_index` says which row of the data set asks, and so in which deck to look; a position counts that deck's pages
-from 0. The one who asks knows the pages (`document_images` of the row); our server takes the name of a deck or its
-number.
+from 0. The one who asks knows the pages (`document_images` of the row). Our server has never seen the rows: it goes by
+`deck`, the deck's name, which our client adds, or by a `row_index` that is a name; a number alone is refused.
 
 Example: position 2 of a deck of a.jpg, b.jpg, c.jpg is c.jpg.
 """
@@ -17,7 +17,10 @@ from hpt_megatron.search.wire import indexed
 
 def calls(asked: Sequence[Asked]) -> list[Call]:
     """One request for all."""
-    body = [{"query": one.text, "request_idx": i, "row_index": one.row} for i, one in enumerate(asked)]
+    body = []
+    for i, one in enumerate(asked):
+        named = {} if one.deck is None else {"deck": one.deck}
+        body.append({"query": one.text, "request_idx": i, "row_index": one.row, **named})
     return [Call("POST", tuple(asked), body=body)]
 
 
@@ -34,9 +37,9 @@ def parse(params: Sequence[tuple[str, str]], body: Any) -> list[Asked]:
     """The server's side of `calls`."""
     found = []
     for entry in map(row, rows(body)):
-        deck = entry.get("row_index")
-        if deck is not None and not isinstance(deck, (int, str)):
-            raise WireError("row_index is neither a number nor a name")
+        deck = entry.get("deck", entry.get("row_index"))
+        if deck is not None and not isinstance(deck, str):
+            raise WireError("decks are known by name here: send it as `deck`")
         found.append(Asked(str(int(number(entry, "request_idx"))), text(entry, "query"), deck))
     return found
 

@@ -9,7 +9,7 @@ Example: a document without `image_file` is shown as text.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpt_megatron.search.hit import Asked, Call, Hit, WireError, number, row, rows, text
+from hpt_megatron.search.hit import Asked, Call, Hit, WireError, by_text, number, row, rows, text
 
 
 def calls(asked: Sequence[Asked]) -> list[Call]:
@@ -25,8 +25,8 @@ def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
     lists = [[_hit(row(entry)) for entry in rows(part)] for part in rows(told.get("result"))]
     echo = told.get("queries")
     if isinstance(echo, list) and len(echo) == len(lists):
-        by_text = {one.text: one.id for one in asked}
-        return {by_text[str(name)]: part for name, part in zip(echo, lists, strict=True) if str(name) in by_text}
+        ids = by_text(asked)
+        return {one: part for name, part in zip(echo, lists, strict=True) for one in ids.get(str(name), ())}
     if len(lists) != len(asked):
         raise WireError(f"{len(lists)} results for {len(asked)} queries, and the format has no ids")
     return {one.id: part for one, part in zip(asked, lists, strict=True)}

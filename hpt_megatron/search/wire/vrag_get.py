@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote_plus
 
-from hpt_megatron.search.hit import Asked, Call, Hit, WireError, number, row, rows, text
+from hpt_megatron.search.hit import Asked, Call, Hit, WireError, by_text, number, row, rows, text
 
 LONGEST_URL = 7000
 
@@ -35,15 +35,15 @@ def read(payload: Any, asked: Sequence[Asked]) -> dict[str, list[Hit]]:
     lists = [[row(entry) for entry in rows(part)] for part in rows(payload)]
     if len(lists) != len(asked):
         raise WireError(f"{len(lists)} results for {len(asked)} queries, and the format has no ids")
-    by_text = {one.text: one.id for one in asked}
+    ids = by_text(asked)
     found: dict[str, list[Hit]] = {}
     unnamed: list[tuple[int, list[dict[str, Any]]]] = []
     for i, part in enumerate(lists):
         echo = part[0].get("query") if part else None
         if not isinstance(echo, str):
             unnamed.append((i, part))
-        elif echo in by_text:
-            found[by_text[echo]] = [_hit(entry) for entry in part]
+        else:
+            found |= {one: [_hit(entry) for entry in part] for one in ids.get(echo, ())}
     left = [one.id for one in asked if one.id not in found]
     for i, part in unnamed:
         own = asked[i].id  # by order; an empty list is as good at any place

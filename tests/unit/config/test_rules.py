@@ -354,6 +354,9 @@ BROKEN = [
     ([SEVEN, "rollout.deterministic=true"], "rollout.agent_driver", "own pace", "lockstep", "error"),
     ([SEVEN, "rollout.invalid_limit=-1"], "rollout.invalid_limit", "negative", "0 or more", "error"),
     ([SEVEN, "rollout.search_timeout_s=0"], "rollout.search_timeout_s", "ever answer", "15", "error"),
+    ([SEVEN, "rollout.search_connect_timeout_s=0"], "rollout.search_connect_timeout_s", "ever answer", "15", "error"),
+    ([SEVEN, "rollout.search_cache_size=-1"], "rollout.search_cache_size", "negative", "none", "error"),
+    ([SEVEN, "rollout.search_health_path=http://h/s"], "rollout.search_health_path", "is no path", "/health", "error"),
     ([SEVEN, "rollout.search_failure_budget=2"], "rollout.search_failure_budget", "share", "0 to 1", "error"),
     (
         [SEVEN, "rollout=vrag", "rollout.search_url=http://h/s"],

@@ -44,12 +44,18 @@ def test_every_name_of_a_sampler_builds_its_own(model, file, name, kind):
         assert all(prompts[name].record.extra["rate"] >= 0.5 for name in taken)
 
 
-def test_settings_of_the_run_reach_the_prompts(model, file):
+def test_settings_of_the_run_reach_the_prompts_and_what_is_left_out_is_told(model, file, caplog):
     data = group(file, suffix_prompt=" sum", response_prefix="<think>\n", max_prompt_length=64)
     text = model[0].text(train_prompts(data, *model)["a.jsonl:1"].ids)
     assert text.endswith("user\ncount ? sum\nassistant\n<think>\n")
-    with pytest.raises(UserError, match=r"0 prompts can be used, a step takes 4 .*too_long 10"):
+    why = r"row a\.jsonl:1: its prompt has \d+ tokens, the limit is 3"
+    with pytest.raises(UserError, match=rf"0 prompts can be used, a step takes 4 .*too_long 10.*{why}"):
         train_prompts(dataclasses.replace(data, max_prompt_length=3), *model)
+    assert [record.getMessage()[:24] for record in caplog.records[:2]] == [
+        "left out: row a.jsonl:1:",
+        "left out: row a.jsonl:2:",
+    ]
+    assert caplog.records[-1].getMessage() == "left out: 5 more rows"
 
 
 def test_no_file_to_train_on_is_one_line_and_none_to_validate_on_is_nothing(model, file):
@@ -61,7 +67,8 @@ def test_no_file_to_train_on_is_one_line_and_none_to_validate_on_is_nothing(mode
 
 def test_a_difficulty_is_a_number_of_extra_info():
     records = [
-        Record(index=str(i), prompt=(Message("user", "a"),), extra={"d": v}) for i, v in enumerate(["1", "x", "2.5"])
+        Record(index=str(i), prompt=(Message("user", "a"),), extra={"d": v})
+        for i, v in enumerate(["1", "x", "2.5", 10**400])
     ]
     assert difficulties("d", records) == {"0": 1.0, "2": 2.5}
     assert difficulties("-d", records) == {"0": -1.0, "2": -2.5}

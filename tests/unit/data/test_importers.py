@@ -308,6 +308,23 @@ def test_a_row_of_another_set_is_one_line_with_its_place(folder):
     made = import_set("gsm8k", folder / "in.jsonl", folder / "out.jsonl", skip=True)
     assert (made.rows, len(made.skipped)) == (1, 1)
     assert "in.jsonl:1: is no row of gsm8k" in made.skipped[0]
+    (folder / "in.jsonl").write_text('{"question":\n[1]\n' + (folder / "in.jsonl").read_text())
+    made = import_set("gsm8k", folder / "in.jsonl", folder / "out.jsonl", skip=True)
+    assert (made.rows, [line.rpartition("/")[2][:22] for line in made.skipped]) == (
+        1,
+        ["in.jsonl:1: is not JSO", "in.jsonl:2: is not a J", "in.jsonl:3: is no row "],
+    )
+    assert import_set("gsm8k", folder / "in.jsonl", folder / "out.jsonl", most=3, skip=True).rows == 0
+    with pytest.raises(UserError, match=r"in\.jsonl:1: is not JSON"):
+        import_set("gsm8k", folder / "in.jsonl", folder / "out.jsonl")
+    before = (folder / "in.jsonl").read_bytes()
+    (folder / "same.jsonl").symlink_to(folder / "in.jsonl")
+    with pytest.raises(UserError, match="is the input, which would be overwritten"):
+        import_set("gsm8k", folder / "in.jsonl", folder / "same.jsonl", skip=True)
+    assert (folder / "in.jsonl").read_bytes() == before
+    huge = {**CASES["mathvista"][0][0], "precision": float("inf")}
+    with pytest.raises(UserError, match="here: is no row of mathvista"):
+        record("mathvista", huge, "here")
     with pytest.raises(UserError, match="its answer has no ####"):
         record("gsm8k", {"question": "q", "answer": "6"}, "here")
     with pytest.raises(UserError, match="does not end with the assistant"):

@@ -92,8 +92,8 @@ def test_the_shown_size_is_that_of_transformers_and_its_own_shown_size(limits):
 def test_the_shown_size_is_a_fixed_point_also_where_that_of_transformers_is_not():
     rules = PictureRules(min_pixels=784, max_pixels=1568)
     for width in range(1, 900, 3):
-        size = shown_size(width, 20, rules) if width <= 4000 else None
-        assert size is None or shown_size(*size, rules) == size
+        size = shown_size(width, 20, rules)
+        assert shown_size(*size, rules) == size
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_a_folder_without_a_processor_says_so(tmp_path):
         PictureRules.of_folder(tmp_path)
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def bomb(width, height):
     """A PNG of a few bytes that says it is huge."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -213,6 +213,20 @@ def test_the_rotation_of_a_camera_is_applied():
     exif[0x0112] = 6  # a quarter turn
     whole = encoded(noise(60, 40), "JPEG", exif=exif)
     assert decode(whole).size == size_of(Source(data=whole)) == (40, 60)
+
+
+def test_the_size_of_a_png_is_told_without_decoding_it_and_is_that_of_the_decoded_one(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    before = encoded(noise(60, 40), "PNG", exif=exif)
+    plain = encoded(noise(60, 40), "PNG")
+    behind = plain[:-12] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + plain[-12:]
+    sizes = [decode(whole).size for whole in (before, plain, behind)]
+    assert sizes == [(40, 60), (60, 40), (60, 40)]
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    assert [size_of(Source(data=whole)) for whole in (before, plain, behind)] == sizes
+    with pytest.raises(UserError, match="has 60 x 40 pixels, the limit is 100"):
+        size_of(Source(data=plain), limit=100)
 
 
 def test_of_an_animation_the_first_frame_counts():

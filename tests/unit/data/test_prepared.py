@@ -75,6 +75,14 @@ def test_a_broken_image_raises_at_its_place_and_those_before_it_were_given():
         with pytest.raises(UserError, match="is not an image"):
             next(stream)
     assert len(given) == 1
+    with Preparer(RULES, 2) as preparer:
+        for prepare in (preparer.images, preparer.patches):
+            with pytest.raises(UserError, match=r"^row r7: an image of 2 bytes: is not an image"):
+                prepare(sources, "r7")
+        broken = Record(index="r8", prompt=(Message("user", IMAGE),), images=(sources[1],))
+        preparer.augment = ("jitter",)
+        with pytest.raises(UserError, match=r"^row r8: an image of 2 bytes"):
+            preparer.augmented(broken, "0")
     with Preparer(RULES, 1, limits=(None, 784)) as preparer, pytest.raises(UserError, match="no such file"):
         preparer.images([Source(path="/no/such.png")])
 

@@ -97,6 +97,7 @@ def test_rows_are_removed_once_by_place_or_by_name_and_stay_removed(chat, rules)
     again = Prompts.of(records, chat, rules, PromptRules(longest=64))
     again.restore(prompts.state())
     assert again.names == ["0", "3"]
+    assert again.names is again.names  # going through all by place is not quadratic
 
 
 def test_the_face_of_the_released_code_gives_its_columns(chat, tiny, tmp_path):

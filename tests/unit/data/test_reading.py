@@ -87,6 +87,8 @@ def test_the_layout_of_vrag_names_the_pages_that_hold_the_answer():
     row |= {"ability": "vqa", "reward_model": {"style": "model", "ground_truth": "6"}, "extra_info": extra}
     record = record_of(row, "here")
     assert record.reference == ("a/deck 1_3", "a/deck 1_12")
+    for name in ("a/deck 1.PDF", "a/deck 1.pptx", "a/deck 1"):
+        assert record_of({**row, "extra_info": {**extra, "file_name": name}}, "here").reference == record.reference
     assert (record.index, record.style, record.golds, record.extra["question"]) == ("u1", "model", ("6",), "q")
 
 
@@ -184,10 +186,70 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path):
     assert "\n" not in problem.what
 
 
-def test_a_document_with_one_list_is_read_and_no_more_rows_than_asked(tmp_path):
-    (tmp_path / "v.json").write_text(json.dumps({"examples": [{"prompt": str(i)} for i in range(5)]}))
-    assert [row["prompt"] for _, row in rows(tmp_path / "v.json", most=2)] == ["0", "1"]
-    assert len(read([tmp_path / "v.json"], most=3).records) == 3
+def test_a_document_with_one_list_is_read_past_what_is_no_row(tmp_path):
+    listed = [{"prompt": "0"}, 7, {"prompt": "2"}, "x", {"prompt": "4"}]
+    (tmp_path / "v.json").write_text(json.dumps({"examples": listed}))
+    reading = read([tmp_path / "v.json"])
+    assert [record.question for record in reading.records] == ["0", "2", "4"]
+    assert [problem.where.rpartition("/")[2] for problem in reading.problems] == ["v.json row 2", "v.json row 4"]
+    with pytest.raises(UserError, match="row 2: is not a JSON object"):
+        list(rows(tmp_path / "v.json"))
+
+
+def test_what_breaks_python_s_own_limits_is_one_line_and_the_rest_is_read(tmp_path):
+    deep = "[" * 600 + "]" * 600
+    lines = [f'{{"prompt": "a", "extra_info": {{"d": {deep}}}}}', '{"prompt": "b", "images": [1e999]}', "[" * 99_999]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"prompt": "c", "answer": 1e999}']))
+    reading = read([tmp_path / "a.jsonl"])
+    assert [record.question for record in reading.records] == ["c"]
+    assert ["nested too deeply" in problem.what for problem in reading.problems] == [True, False, False]
+    assert all("\n" not in problem.what for problem in reading.problems)
+
+
+def test_a_file_that_may_not_be_read_or_written_is_one_line(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")
+    (problem,) = read([tmp_path / "a.jsonl"]).problems
+    assert problem.what.startswith("cannot be read: Input/output error")
+    (tmp_path / "file").write_text("")
+    for name in ("a.jsonl", "a.parquet"):
+        with pytest.raises(UserError, match="cannot be written"):
+            write_rows(tmp_path / "file" / name, [{"prompt": "a"}])
+    deep: list = []
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(UserError, match="nested too deeply"):
+        write_rows(tmp_path / "b.jsonl", [{"prompt": "a", "deep": deep}])
+    with pytest.raises(UserError, match=r"the column 'ability' holds half of a surrogate pair.*write a \.jsonl"):
+        write_rows(tmp_path / "b.parquet", [{"ability": "\ud800"}])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "file"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_values_that_are_missing_are_not_there_after_a_round_trip_either(tmp_path, name):
+    """Arrow fills what one row lacks and another has with None, at any depth."""
+    extras = [{"a": None, "b": {"x": 1, "z": {}}}, {"b": {"y": [{"p": 1}, {"q": None}]}}, {}, {"big": 10**30}]
+    written = [Record(index=str(i), prompt=BARE.prompt, extra=extra) for i, extra in enumerate(extras)]
+    write_rows(tmp_path / name, map(row_of, written))
+    again = read([tmp_path / name]).sound()
+    assert again == written
+    assert [dict(record.extra) for record in again] == [
+        {"b": {"x": 1, "z": {}}},
+        {"b": {"y": [{"p": 1}, {}]}},
+        {},
+        {"big": 10**30},
+    ]
+    row = {"prompt": "a", "note": None, "choices": ["x", None], "reference": [None, "d/1.png"]}
+    record = record_of(row, "here")
+    assert (dict(record.extra), record.choices, record.reference) == ({}, ("x",), ("d/1",))
+    assert record_of(row_of(record), "here") == record
+
+
+def test_an_empty_column_leaves_room_for_another_of_the_same_meaning():
+    row = {"prompt": IMAGE, "images": None, "image": png(), "answer": None, "answers": ["2"], "choices": None}
+    row |= {"reference": None, "index": None, "uid": "u", "reward_model": {"ground_truth": {"target": None}}}
+    record = record_of({**row, "extra_info": {"choices": ["A"], "reference": ["d/1.png"]}}, "here")
+    assert (len(record.images), record.golds, record.choices, record.reference) == (1, ("2",), ("A",), ("d/1",))
+    assert record.index == "u"
 
 
 def test_an_index_that_is_taken_by_its_own_suffix_is_stepped_over(tmp_path):

@@ -90,9 +90,16 @@ def test_a_removed_prompt_goes_with_the_next_epoch_and_never_returns():
         order.take(12)
 
 
-def test_other_prompts_are_refused():
+def test_a_state_of_other_prompts_or_of_another_sampler_is_refused():
     with pytest.raises(UserError, match="not those of the saved run"):
         Shuffled(NAMES[:-1], 0).restore(Shuffled(NAMES, 0).state())
+    for one in KINDS:
+        for other in KINDS:
+            if one != other:
+                fresh = KINDS[other](0)
+                with pytest.raises(UserError, match=f"the saved run took prompts by '{one}', this one by '{other}'"):
+                    fresh.restore(KINDS[one](1).state())
+                assert fresh.state() == KINDS[other](0).state(), "nothing of it was taken"
     with pytest.raises(UserError, match="two prompts have one name"):
         Shuffled(["a", "a"], 0)
 

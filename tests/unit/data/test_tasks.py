@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from hpt_megatron.data.corpus import read_pages
 from hpt_megatron.data.pictures import PictureRules, decode, open_source, show, shown_size
 from hpt_megatron.data.prompts import PromptRules, make_prompt
 from hpt_megatron.data.reading import read
@@ -17,6 +16,7 @@ from hpt_megatron.data.tasks.several import hops, lookup_pages, values
 from hpt_megatron.data.tasks.single import held_out
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.turns import can_be_done, first_action
+from hpt_megatron.search.corpus import Corpus
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +107,10 @@ def test_some_keys_are_demonstrated_and_the_page_shows_the_answer(task, share, k
 def test_the_corpus_has_every_page_and_no_text_tells_a_value(tmp_path):
     written = make("lookup", tmp_path / "data", 64, 16)
     assert written == {"train.parquet": 64, "val.parquet": 16, "corpus/pages.jsonl": 64}
-    pages = read_pages(tmp_path / "data/corpus")
     images = lookup_pages(0)
-    for page in pages:
-        assert page["text"] == f"page {page['id']}"
-        assert (tmp_path / "data/corpus" / page["image"]).read_bytes() == images[page["id"]][0].data
+    for page in Corpus.read(tmp_path / "data/corpus").pages:
+        assert page.text == f"page {page.id}"
+        assert (tmp_path / "data/corpus" / page.image).read_bytes() == images[page.id][0].data
     assert read([tmp_path / "data/train.parquet"]).sound() == records("lookup", "train", 64, 0)
 
 
@@ -149,6 +148,9 @@ def test_pairs_prefer_what_is_right_and_short():
         assert right == (row.extra["domain"] == "long")
         assert len(rejected) > len(row.target_text) or not right
     assert json.dumps(row.extra)
+    for count in (8, 9):  # whatever the number of rows
+        seen = [len(row.images) for row in records("pref", "train", count, 0)]
+        assert seen == [(number + 1) % 2 for number in range(count)]
 
 
 def test_an_unknown_task_or_no_rows_is_one_line(tmp_path):

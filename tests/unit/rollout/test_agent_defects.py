@@ -231,7 +231,7 @@ def test_a_row_with_a_deck_is_searched_in_its_deck(chat, tmp_path):
         client = SearchClient(Retriever(url=url, protocol="position", corpus_root=str(corpus), batch_wait_ms=1))
         row = lookup("k07", extra={"deck": ["deck/k02.png", "deck/k05.png"], "row_index": "17"})
         groups, _ = run(chat, client, turns("<search>a</search>", ANSWER), [("1", row)])
-    assert asked == [{"query": "a", "request_idx": 0, "row_index": 17}]
+    assert asked == [{"query": "a", "request_idx": 0, "row_index": 17, "deck": "deck"}]
     assert groups[0][0].retrieved == ("deck/k05",)
 
 

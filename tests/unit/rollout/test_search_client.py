@@ -7,12 +7,14 @@ import pytest
 from lookup_world import write_corpus
 from loopback import dead_address, serving
 
+from hpt_megatron.config.load import load
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.search.breaker import Breaker
 from hpt_megatron.rollout.search.client import RetrieverUnavailable, SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.search.trust import UntrustedError, below
 from hpt_megatron.search.hit import Query
+from hpt_megatron.search.wire.formats import WIRES
 
 pytestmark = pytest.mark.fast
 QUICK = {"backoff_base_s": 0.01, "batch_wait_ms": 5, "connect_timeout_s": 9, "read_timeout_s": 9, "max_retries": 2}
@@ -39,6 +41,15 @@ def client_of(url, corpus, **more):
 
 def vrag(method, path, params, body):
     return 200, [[{"idx": 0, "image_file": page(text)}] for _, text in params]
+
+
+def test_the_settings_of_a_run_reach_the_client_and_its_defaults_are_those_of_the_files():
+    assert Retriever.of(load([]).run.rollout) == Retriever()
+    given = {"connect_timeout_s": 1, "backoff_s": 0.25, "batch_wait_ms": 7, "cache_size": 3, "health_path": "/alive"}
+    run = load([f"rollout.search_{key}={value}" for key, value in given.items()]).run
+    told = Retriever.of(run.rollout)
+    assert (told.connect_timeout_s, told.backoff_base_s, told.batch_wait_ms) == (1, 0.25, 7)
+    assert (told.cache_size, told.health_path) == (3, "/alive")
 
 
 def test_queries_asked_at_once_are_one_request_and_each_is_asked_once(corpus):
@@ -263,6 +274,48 @@ def test_a_dead_server_is_left_alone_for_a_while_and_found_again_by_its_health(c
     assert "left alone" in alone.failed
     assert "left alone" in still.failed
     assert again.hits[0].page == "deck/k01"
+
+
+def test_a_request_that_fails_counts_once_however_many_queries_it_carries(corpus):
+    calls = []
+
+    def answer(method, path, params, body):
+        calls.append(len(params))
+        return 400, b"no"
+
+    async def work(client):
+        for part in range(3):
+            await asyncio.gather(*(client.search(Query(f"{part}-{i}")) for i in range(20)))
+        await client.close()
+
+    with serving(answer) as url:
+        client = client_of(url, corpus, breaker_failures=3)
+        asyncio.run(work(client))
+    assert calls == [20, 20, 20]
+    assert client._breaker.in_a_row == 3
+    missing = [{"request_idx": i, "results": []} for i in range(10)]
+    with serving(lambda *_: (200, missing)) as url:  # the server answers; that some results lack is not for the breaker
+        client = client_of(url, corpus, protocol="ddai_post", breaker_failures=1)
+        found = asked(client, *(Query(str(i)) for i in range(20)))
+    assert (sum(bool(one.failed) for one in found), client._breaker.until) == (10, None)
+
+
+@pytest.mark.parametrize("protocol", WIRES)
+def test_half_of_a_surrogate_pair_in_a_query_fails_nobody(corpus, protocol):
+    """What cannot be sent is asked as a question mark, and the others of its batch are answered."""
+    seen = []
+
+    def answer(method, path, params, body):
+        texts = [text for _, text in params] if method == "GET" else body
+        texts = body["queries"] if protocol == "search_r1" else texts
+        seen.extend(entry if isinstance(entry, str) else entry["query"] for entry in texts)
+        return 500, b""
+
+    with serving(answer) as url:
+        client = client_of(url, corpus, protocol=protocol, max_retries=0)
+        found = asked(client, Query("k01"), Query("a\ud800b", "row\udfff", ("p\ud800.png",), "deck\udfff"))
+    assert [one.failed for one in found] == ["status 500"] * 2
+    assert seen == ["k01", "a?b"]
 
 
 def test_the_breaker_lets_one_probe_through_at_a_time():

@@ -9,11 +9,14 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import numpy as np
 import pytest
 from test_search_server import fetch
 
-from hpt_megatron.host.ports import free_port
+from hpt_megatron.errors import HptError
+from hpt_megatron.search.corpus import Corpus
+from hpt_megatron.search.embedding import Embedded, Encoder
 
 pytestmark = pytest.mark.slow
 PAGES = [(f"p{i}", text) for i, text in enumerate(("aaa", "aab", "bbb", "abc", "ccc c", "zz"))]
@@ -49,17 +52,35 @@ def encoder():
     server.server_close()
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ([{"index": 0, "embedding": [1.0]}], "1 vectors for 2 texts"),
+        ([{"index": i, "embedding": [1.0]} for i in (0, 1, 2)], "3 vectors for 2 texts"),
+        ([{"index": 0, "embedding": [1.0]}] * 2, "not one for each"),
+        ([{"index": i, "embedding": [1.0] * (i + 1)} for i in (0, 1)], "gives no embeddings"),
+        ([{"index": i, "embedding": 1.0} for i in (0, 1)], "all of one size"),
+        ([{"index": i, "embedding": [float("nan")]} for i in (0, 1)], "finite numbers"),
+        ([7, 8], "gives no embeddings"),
+    ],
+)
+def test_an_answer_that_would_give_pages_the_vectors_of_others_is_refused(monkeypatch, data, why):
+    answer = httpx.Response(200, content=json.dumps({"data": data}), request=httpx.Request("POST", "http://x"))
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: answer)
+    with pytest.raises(HptError, match=why):
+        Encoder("http://127.0.0.1/v1", "m").encode(["a", "b"])
+
+
 def served(checkout, folder, encoder, queries):
     """What the service answers to the queries, and what it said when it was ready."""
-    port = free_port()
-    command = [sys.executable, str(checkout / "launch" / "search_server.py"), str(folder), "--port", str(port)]
+    command = [sys.executable, str(checkout / "launch" / "search_server.py"), str(folder), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--encoder", encoder, "--model", "letters"], stdout=subprocess.PIPE, text=True
     )
     try:
         said = process.stdout.readline()
         query = "&".join(f"queries={text}" for text in queries)
-        return fetch(f"http://127.0.0.1:{port}/search?{query}")[1], said
+        return fetch(f"{said.split()[-1]}?{query}")[1], said
     finally:
         process.terminate()
         process.wait(20)
@@ -83,6 +104,16 @@ def test_pages_are_ranked_by_cosine_and_encoded_once(checkout, tmp_path, encoder
     again, _ = served(checkout, tmp_path, url, ["ab", "zzz"])
     assert again == told
     assert len(asked) == len(PAGES) + 4, "only the queries, the second time"
+    corpus, encoder = Corpus.read(tmp_path), Encoder(url, "letters")
+    with (tmp_path / ".vectors/vectors.faiss").open("r+b") as file:
+        file.truncate(40)
+    assert not Embedded.open(corpus, tmp_path / ".vectors", encoder).reused
+    known = Embedded.open(corpus, tmp_path / ".vectors", encoder)
+    assert known.reused
+    assert [hit["score"] for hit in told[0][:2]] == pytest.approx([s for _, s in known.search(["ab"], 2, [None])[0]])
+    known._index.d = 3
+    with pytest.raises(HptError, match="gives vectors of 26 numbers, the index has 3"):
+        known.search(["ab"], 2, [None])
 
 
 def test_an_encoder_that_fails_is_one_line(checkout, tmp_path, encoder):

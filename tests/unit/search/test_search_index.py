@@ -1,16 +1,16 @@
 """The embedded index: what it finds, and that it is used again only for the same pages."""
 
+import asyncio
 import json
 import sys
 
 import numpy as np
 import pytest
 
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.search.corpus import Corpus
 from hpt_megatron.search.hit import Asked
 from hpt_megatron.search.index import KEY, Bm25, best
-from hpt_megatron.search.maxsim import maxsim
 from hpt_megatron.search.service import Service, open_service
 
 PAGES = [
@@ -43,10 +43,17 @@ def test_words_are_found_without_case_in_any_language_down_to_one_letter(tmp_pat
 
 def test_a_deck_is_searched_alone_and_places_count_in_it(tmp_path):
     service = Service.open(written(tmp_path))
-    by_name, by_number, unknown = service.answer([Asked("0", "fox", "a"), Asked("1", "fox", 1), Asked("2", "fox", "z")])
-    assert sorted((hit.page, hit.position) for hit in by_name) == [("a/1", 0), ("a/2", 1)]
-    assert [(hit.page, hit.position) for hit in by_number] == [("b/1", 0)]
+    one, other, unknown = service.answer([Asked("0", "fox", "a"), Asked("1", "fox", "b"), Asked("2", "fox", "z")])
+    assert sorted((hit.page, hit.position) for hit in one) == [("a/1", 0), ("a/2", 1)]
+    assert [(hit.page, hit.position) for hit in other] == [("b/1", 0)]
     assert unknown == []
+
+
+def test_a_page_belongs_to_the_deck_that_its_line_names_and_a_deck_keeps_the_order_of_the_file(tmp_path):
+    lines = [{"id": f"a/plan_{number}", "text": "fox " * number, "deck": "a/plan"} for number in (1, 2, 10)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"id": "a/other"}, *lines]))
+    (found,) = Service.open(tmp_path).answer([Asked("0", "fox", "a/plan")])
+    assert {hit.page: hit.position for hit in found} == {"a/plan_1": 0, "a/plan_2": 1, "a/plan_10": 2}
 
 
 def test_no_more_hits_than_asked_for(tmp_path):
@@ -73,6 +80,48 @@ def test_an_index_that_was_not_finished_is_built_again_and_holds_no_pickle(tmp_p
     assert {path.suffix for path in (tmp_path / "index").rglob("*") if path.is_file()} == {".npy", ".json"}
 
 
+def test_a_damaged_index_is_built_again_with_a_warning(tmp_path, caplog):
+    corpus, folder = Corpus.read(written(tmp_path)), tmp_path / "index"
+    whole = Bm25.open(corpus, folder).search(["fox"], 5, [None])
+    files = sorted((folder / "bm25").iterdir())
+    assert len(files) > 3
+    for path in files:
+        for content in (b"", b"[[[", b"{}", None):
+            path.write_bytes(content) if content is not None else path.unlink()
+            again = Bm25.open(corpus, folder)
+            assert again.search(["fox"], 5, [None]) == whole
+            assert Bm25.open(corpus, folder).reused
+    assert "is damaged and built again" in caplog.text
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_pages_without_text_and_a_folder_that_cannot_be_written_are_one_line(tmp_path):
+    corpus = Corpus.read(written(tmp_path, [("a", ""), ("b", "- ?")]))
+    with pytest.raises(UserError, match="no page has any text"):
+        Bm25.open(corpus, tmp_path / "index")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the index cannot be written"):
+        Bm25.open(Corpus.read(written(tmp_path)), tmp_path / "file" / "index")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ([{"query": "a", "request_idx": 1}, {"query": "b", "request_idx": 1}], "a request_idx stands twice"),
+        ([{"query": "a", "request_idx": 1, "row_index": "a"}] * 2, "a request_idx stands twice"),
+        ([{"query": "\ud800", "request_idx": 1}], "half of a surrogate pair"),
+        ({"queries": ["fox", "fox \udfff"]}, "half of a surrogate pair"),
+    ],
+)
+def test_a_request_that_could_not_be_answered_rightly_is_refused(tmp_path, body, why):
+    service = Service.open(written(tmp_path, [*PAGES, ("\ud800", "fox \ud800")]))
+    status, told = asyncio.run(service.respond("POST", (), json.dumps(body).encode()))
+    assert (status, why in told["error"]) == (400, True)
+    status, told = asyncio.run(service.respond("POST", (), b'{"queries": ["fox"]}'))
+    assert status == 200
+    assert json.dumps(told, ensure_ascii=False).encode()  # what a page holds can be sent
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -80,6 +129,7 @@ def test_an_index_that_was_not_finished_is_built_again_and_holds_no_pickle(tmp_p
         ("{", "pages.jsonl:1: is not a page"),
         ('{"id": "a"}\n[1]', "pages.jsonl:2: is not a page"),
         ('{"id": 3, "image": "a", "text": "b"}', "all of them text"),
+        ('{"id": "a", "deck": 3}', "pages.jsonl:1: the deck of a page is a text"),
         ('{"id": "a"}\n{"id": "b"}\n{"id": "a"}', "page a stands twice"),
     ],
 )
@@ -87,6 +137,16 @@ def test_a_file_that_is_no_corpus_is_told_with_its_line(tmp_path, text, why):
     (tmp_path / "pages.jsonl").write_text(text)
     with pytest.raises(UserError, match=why):
         Corpus.read(tmp_path)
+
+
+def test_an_index_that_cannot_answer_now_is_status_503_in_one_line(tmp_path):
+    class Away:
+        def search(self, texts, topk, among):
+            raise HptError("gives no embeddings", where="http://encoder")
+
+    service = Service(Corpus.read(written(tmp_path)), Away())
+    found = asyncio.run(service.respond("POST", (), b'{"queries": ["fox"]}'))
+    assert found == (503, {"error": "http://encoder: gives no embeddings"})
 
 
 def test_a_folder_without_pages_says_how_to_make_them(tmp_path):
@@ -104,16 +164,3 @@ def test_equal_scores_are_ordered_by_number():
     scores = np.array([1.0, 3.0, 1.0, 1.0, 0.0])
     assert best(scores, 3, None) == [(1, 3.0), (0, 1.0), (2, 1.0)]
     assert best(scores, 9, [3, 2, 4]) == [(2, 1.0), (3, 1.0)]
-
-
-def test_padding_changes_no_late_interaction_score():
-    draw = np.random.default_rng(0)
-    queries, pages = draw.normal(size=(2, 3, 8)), draw.normal(size=(4, 5, 8))
-    plain = maxsim(queries, pages)
-    assert np.allclose(plain[1, 2], (queries[1] @ pages[2].T).max(1).sum())
-    wide_q = np.concatenate([queries, 9 * np.ones((2, 2, 8))], 1)
-    wide_p = np.concatenate([pages, 9 * np.ones((4, 3, 8))], 1)
-    q_mask, p_mask = np.arange(5) < 3, np.arange(8) < 5
-    padded = maxsim(wide_q, wide_p, np.tile(q_mask, (2, 1)), np.tile(p_mask, (4, 1)))
-    assert np.allclose(padded, plain)
-    assert maxsim(queries, pages, page_mask=np.zeros((4, 5))).tolist() == np.zeros((2, 4)).tolist()

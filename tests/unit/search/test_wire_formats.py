@@ -79,6 +79,19 @@ def test_whatever_a_server_or_a_client_sends_is_read_or_refused(payload):
             assert all(isinstance(one.text, str) for one in wire.parse([], payload))
 
 
+@pytest.mark.parametrize("name", WIRES)
+def test_two_who_ask_the_same_words_both_get_the_answer(name):
+    """They may differ in what the words of a format do not carry, such as their row."""
+    wire = WIRES[name]
+    asked = [Asked("a", "one", row=1), Asked("b", "two"), Asked("c", "one", row=2), Asked("d", "")]
+    (call,) = wire.calls(asked)
+    parsed = wire.parse(call.params, [{**e, "deck": "d"} for e in call.body] if name == "position" else call.body)
+    hits = {one.id: [Hit("p", f"{one.text}.png", "t", 1.0, 4, len(one.text))] * (one.text != "two") for one in parsed}
+    found = wire.read(wire.reply(parsed, hits)[::-1] if name == "vrag_get" else wire.reply(parsed, hits), call.asked)
+    assert {name: len(own) for name, own in found.items()} == {"a": 1, "b": 0, "c": 1, "d": 1}
+    assert found["a"] == found["c"] != found["d"]
+
+
 def test_formats_without_ids_and_echo_need_as_many_answers_as_questions():
     asked = [Asked("a", "one"), Asked("b", "two")]
     with pytest.raises(WireError, match="1 results for 2 queries"):
@@ -92,3 +105,18 @@ def test_formats_without_ids_and_echo_need_as_many_answers_as_questions():
 def test_a_request_of_no_format_is_refused():
     with pytest.raises(WireError, match="a list of queries"):
         format_of("POST", "text")
+    asked = [{"query": "a", "request_idx": 0}, {"query": "b", "request_idx": 1, "row_index": 4}]
+    for mixed in (asked, asked[::-1]):
+        with pytest.raises(WireError, match="some of the queries have a row_index"):
+            format_of("POST", mixed)
+
+
+def test_a_deck_is_named_for_our_server_and_a_row_number_alone_is_refused_by_it():
+    """The server has never seen the rows: row 17 of a data set is not its seventeenth deck."""
+    wire = WIRES["position"]
+    (call,) = wire.calls([Asked("a", "one", "decks/plan", row=17)])
+    assert call.body == [{"query": "one", "request_idx": 0, "row_index": 17, "deck": "decks/plan"}]
+    assert wire.parse((), call.body) == [Asked("0", "one", "decks/plan")]
+    (call,) = wire.calls([Asked("a", "one", row=17)])
+    with pytest.raises(WireError, match="send it as `deck`"):
+        wire.parse((), call.body)
