@@ -70,24 +70,27 @@ UNIT = re.compile(rf"{VALUE}\s+([a-zA-Z ]{{2,60}})(?:\^\{{?[23]\}}?)?")
 MARKED = re.compile(rf"{VALUE}\s*([{TEXT}{UPRIGHT}])([a-zA-Z /.]{{1,60}})(?:\^[23])?{END}(?:\^\{{?[23]\}}?)?")
 # Behind any other value, at its end.
 LAST = re.compile(
-    r"(?<=[\w})])(?:\\[ ,;:!]|[~ ]){0,4}(?:\\(?:text|mbox|textrm|mathrm)\s?\{([a-zA-Z /.]{1,60})(?:\^[23])?\}|(?<=[~ ])([a-zA-Z ]{2,60}))"
+    r"(?<=[\w})])(?:\\[ ,;:!]|[~ ]){0,4}"
+    r"(?:\\(?:text|mbox|textrm|mathrm)\s?\{([a-zA-Z /.]{1,60})(?:\^[23])?\}|(?<=[~ ])([a-zA-Z ]{2,60}))"
     r"(?:\^\{?[23]\}?)?(?= {0,8}\.?(?:\$|\Z))"
 )
 MARKS = re.compile(f"[{TEXT}{UPRIGHT}{END}]")
-UNITS = frozenset(
+NAMED = (
     "mm cm dm km mi ft foot feet yd yard yards inch inches mile miles millimeter millimeters centimeter centimeters "
     "meter meters metre metres kilometer kilometers kilometre kilometres centimetre centimetres mg kg gram grams "
-    "kilogram kilograms ton tons tonne tonnes lb lbs pound pounds oz ounce ounces ml mL dl cl liter liters litre litres "
-    "gallon gallons sec second seconds min minute minutes hr hrs hour hours day days week weeks month months year years "
-    "deg degree degrees radian radians celsius fahrenheit kelvin percent unit units square cubic sq per mph kph kmh "
-    "dollar dollars cent cents euro euros Hz Pa kPa kJ kW".split()
+    "kilogram kilograms ton tons tonne tonnes lb lbs pound pounds oz ounce ounces ml mL dl cl liter liters litre "
+    "litres gallon gallons sec second seconds min minute minutes hr hrs hour hours day days week weeks month months "
+    "year years deg degree degrees radian radians celsius fahrenheit kelvin percent unit units square cubic sq per "
+    "mph kph kmh dollar dollars cent cents euro euros Hz Pa kPa kJ kW"
 )
+UNITS = frozenset(NAMED.split())
 LETTERS = frozenset("mgshLlNJWVAKC")  # units of one letter; letters are variables unless they are marked
 # Words that say how many, or that there is more than one answer.
-COUNTING = frozenset(
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens half halves "
-    "third thirds quarter quarters more less fewer least most or and to pi mod".split()
+AMOUNTS = (
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens half "
+    "halves third thirds quarter quarters more less fewer least most or and to pi mod"
 )
+COUNTING = frozenset(AMOUNTS.split())
 MORE = re.compile(
     r"\b(?:hundreds?|thousands?|(?:m|b|tr)illions?|dozens?|or (?:more|less|fewer)|at (?:least|most)"
     r"|(?:more|less|fewer) than)\b"
@@ -99,7 +102,7 @@ RUN = r"[a-z]{3,}(?:'[a-z]{1,2})?"
 WORD = re.compile(rf"(?=[a-z]{{4}}|[a-z]{{3}} ){RUN}(?:-{RUN}| (?:{RUN}|(?:{SMALL})(?= )))*")
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|gcd|lcm|max|min|det"
 FUNCTION = re.compile(rf"\\(?:operatorname\*?|mathrm|text)\s?\{{\s?({FUNCTIONS})\s?\}}")
-VARIABLE = re.compile(rf"\\(?:operatorname|mathrm)\s?\{{\s?([a-zA-Z])\s?\}}")
+VARIABLE = re.compile(r"\\(?:operatorname|mathrm)\s?\{\s?([a-zA-Z])\s?\}")
 
 
 def boxed(text: str) -> str | None:
