@@ -157,7 +157,7 @@ def too_heavy(text: str) -> str | None:
 
 def spelled(text: str) -> str:
     """One spelling for answers that differ in the ways of writing alone; at most the first 2,000 characters."""
-    text = unicodedata.normalize("NFKC", text[:LONGEST]).replace("\N{MINUS SIGN}", "-")
+    text = text[:LONGEST]
     for _ in range(PASSES):
         before, text = text, _pass(text)
         if text == before:
@@ -166,6 +166,7 @@ def spelled(text: str) -> str:
 
 
 def _pass(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
     for pattern, new in SPELLINGS:
         text = pattern.sub(new, text)
     text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), _tidy(text))
