@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RewardConfig, RunConfig
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.rewards.by_number import BY_NUMBER, named
 from hpt_megatron.rewards.code_answers import CodeAnswer
 from hpt_megatron.rewards.component import Component, place_of
@@ -76,9 +76,12 @@ def problems_of(run: RunConfig) -> list[Problem]:
     reward = run.reward
     try:
         composition = composition_of(run)
-    except UserError as error:
+    except Exception as error:  # another package's number may raise whatever it likes
         key = "file" if reward.file is not None else "preset" if reward.preset is not None else "reward_impl_version"
-        return [Problem(f"reward.{key}", getattr(reward, key), error.what, error.mend)]
+        what, mend = (
+            (error.what, error.mend) if isinstance(error, HptError) else (f"{type(error).__name__}: {error}", "")
+        )
+        return [Problem(f"reward.{key}", getattr(reward, key), what, mend)]
     components = [part.component for part in composition.parts]
     names = [*(part.name for part in composition.parts), TOTAL]
     found = [

@@ -3,8 +3,8 @@ r"""Answers that are programs: run apart, and what they print compared with the 
 Decision: off unless `reward.run_code` says so. Each program runs once, in a folder of its own that is deleted after it,
 by `python -I` with an empty environment, as a process of a new session whose memory, processor time, number of
 processes and written bytes are limited. Where the kernel lets us (`isolation`), it also has network, process and IPC
-namespaces of its own, so it reaches no host, sees no other process, and nothing of it outlives it. Root becomes nobody first, with a Python
-that nobody may run; without one nothing is run.
+namespaces of its own, so it reaches no host, sees no other process, and nothing of it outlives it. Root becomes nobody
+first, with a Python that nobody may run; without one nothing is run.
 
 Where namespaces are missing, the process group is killed, which a program that starts a session of its own escapes, and
 the network is open. It can read what the user of this process can read in either case. So this keeps mistakes and
