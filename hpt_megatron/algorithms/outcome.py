@@ -13,8 +13,7 @@ Example:
     [True, False]
 """
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,18 +21,8 @@ from torch import Tensor
 
 from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.conditions import OPERATORS, Condition
 from hpt_megatron.protocol.rows import Rows
-
-OPERATORS: dict[str, Callable[[Tensor, float], Tensor]] = {">=": operator.ge, ">": operator.gt}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One reward component against a threshold."""
-
-    component: str
-    op: str = ">="
-    value: float = 1.0
 
 
 def success_rule(algorithm: AlgorithmConfig) -> list[Condition]:
@@ -51,7 +40,7 @@ def successes(components: Mapping[str, Tensor], rule: Sequence[Condition]) -> Te
             raise UserError(f"no reward component {condition.component!r}", where=where, mend=f"known here: {known}")
         if condition.op not in OPERATORS:
             raise UserError(f"no such operator: {condition.op}", where="algorithm.success", mend="'>=' or '>'")
-        one = OPERATORS[condition.op](components[condition.component], condition.value)
+        one: Tensor = condition.met_by(components[condition.component])
         met = one if met is None else met & one
     if met is None:
         raise UserError("no condition says what a success is", where="algorithm.success", mend="name a component")

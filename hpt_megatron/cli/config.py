@@ -112,24 +112,25 @@ def _validate(arguments: list[str]) -> int:
     ok = True
     if asked.json:
         described = []
-        for point in map(_with_memory, points):
+        for point in map(_looked_into, points):
             ok = ok and point.ok
             described.append(_as_json(point))
         print(json.dumps({"ok": ok, "points": described}, indent=2, default=str))
     else:
-        for number, point in enumerate(map(_with_memory, points), 1):
+        for number, point in enumerate(map(_looked_into, points), 1):
             ok = ok and point.ok
             _print_point(point, f"point {number} of {total}: " if asked.multirun else "")
             sys.stdout.flush()  # a sweep takes a while; each point is said when it is checked
     return 0 if ok else UserError.exit_code
 
 
-def _with_memory(point: Any) -> Any:
-    """A point that breaks no rule, and what no device known could hold of it."""
+def _looked_into(point: Any) -> Any:
+    """A point that breaks no rule: what its reward cannot do, and what no device known could hold of it."""
     if point.ok:
-        from hpt_megatron.planning.answer import problems_of
+        from hpt_megatron.planning import answer
+        from hpt_megatron.rewards import build
 
-        point.problems.extend(problems_of(point.run))
+        point.problems.extend([*build.problems_of(point.run), *answer.problems_of(point.run)])
     return point
 
 

@@ -12,13 +12,23 @@ from hpt_megatron.config.problem import Problem
 
 
 def address_problems(path: str, address: str, example: str) -> Iterator[Problem]:
-    """What is wrong with an address."""
+    """What is wrong with an address; no problem repeats what stands before an @."""
+    shown = address
+    if "@" in address:
+        scheme = address.partition("://")[0]
+        shown = (f"{scheme}://" if scheme in ("http", "https") else "") + f"***@{address.rpartition('@')[2]}"
     try:
         parts = urlsplit(address)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        yield Problem(path, address, "is not a web address", example)
-    elif parts.username or parts.password:
-        hidden = parts._replace(netloc=f"***@{parts.hostname}").geturl()
-        yield Problem(path, hidden, "a run is recorded, so no credentials in it", "without them")
+        port = parts.port
+    except ValueError:  # brackets that do not close, or a port that is none
+        yield Problem(path, shown, "is not a web address", example)
+        return
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not _is_plain(address):
+        yield Problem(path, shown, "is not a web address", example)
+    elif "@" in parts.netloc:
+        yield Problem(path, shown, "a run is recorded, so no credentials in it", "without them")
+
+
+def _is_plain(address: str) -> bool:
+    """Without spaces and control characters, which `urlsplit` drops or keeps in silence."""
+    return address.isprintable() and " " not in address

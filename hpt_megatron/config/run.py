@@ -98,6 +98,11 @@ class RewardConfig:
     run_code: bool
     judge: JudgeConfig
 
+    @property
+    def number(self) -> int | None:
+        """The number that counts; None where a file or a preset stands in its place."""
+        return self.reward_impl_version if self.file is None and self.preset is None else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig(AgentConfig):

@@ -28,12 +28,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from hpt_megatron.data.files import plain
 from hpt_megatron.data.record import IMAGE, Message, Record, Source, marks_of, problems_of
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.pages import canonical
 
 KNOWN = (
     *("index", "id", "uid", "data_source", "prompt", "images", "image", "target", "target_images", "messages"),
@@ -185,12 +186,6 @@ def path_below(path: str, where: str, root: str | Path = "") -> Path:
         mend = "put the images below the data file, or set data.image_root"
         raise UserError(f"the path {text[:200]!r} leads out of {base}", where=where, mend=mend)
     return Path(full)
-
-
-def canonical(path: str) -> str:
-    """The id of a page: its relative path without the extension, so pages of one name in two folders differ."""
-    pure = PurePosixPath(path)
-    return str(pure.with_suffix("")) if pure.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") else str(pure)
 
 
 def document_of(name: str) -> str:

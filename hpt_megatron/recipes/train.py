@@ -18,7 +18,7 @@ from hpt_megatron.driver.loop.validation import Validation
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.record import check_record, write_record
 from hpt_megatron.recipes.files import with_files
-from hpt_megatron.rollout.forbidden import forbidden_ids
+from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
 
 def train(asked: RunConfig, shown: TextIO) -> int:

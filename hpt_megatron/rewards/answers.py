@@ -82,9 +82,10 @@ class Number:
     abs_tol: float = 1e-9
 
     def __post_init__(self) -> None:
-        if not (0 <= self.rel_tol < 1 and self.abs_tol >= 0):
-            what = f"tolerances {self.rel_tol} and {self.abs_tol}"
-            raise UserError(what, where="rel_tol", mend="rel_tol in 0 to 1, abs_tol 0 or more")
+        if not 0 <= self.rel_tol < 1:
+            raise UserError(f"a tolerance of {self.rel_tol}", where="rel_tol", mend="0 to below 1")
+        if self.abs_tol < 0:
+            raise UserError(f"a tolerance of {self.abs_tol}", where="abs_tol", mend="0 or more")
 
     def score(self, sample: Sample) -> Result:
         """Of the tolerance the gold is the measure, not the answer, so a huge answer widens nothing."""

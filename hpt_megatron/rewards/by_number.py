@@ -34,10 +34,12 @@ Example:
 from collections.abc import Callable
 from typing import Any
 
+from hpt_megatron.config.presets import PRESETS
 from hpt_megatron.config.run import RewardConfig
+from hpt_megatron.errors import UserError
 from hpt_megatron.registry import Registry
 from hpt_megatron.rewards.composition import TOTAL, Composition
-from hpt_megatron.rewards.composition_file import PRESETS, preset, read_composition
+from hpt_megatron.rewards.composition_file import read_composition
 
 BY_NUMBER: Registry[Callable[[RewardConfig], Composition]] = Registry("reward number", "hpt_megatron.reward_numbers")
 ANSWER = "accuracy"
@@ -51,17 +53,6 @@ MATHEMATICS: dict[str, dict[str, Any]] = {
     "5": {"extract": "stated", "equal": "sympy", "rel_tol": 1e-4},
     "6": {"equal": "any"},
 }
-GEOMETRY = {
-    "components": [
-        {"name": "math", "as": ANSWER, "weight": 0.9},
-        {"name": "boxed_format", "as": "format", "weight": 0.1},
-    ],
-    "success": {"all": [ANSWER]},
-}
-
-
-EXACT = {"components": [{"name": "exact_match", "as": ANSWER}], "success": {"all": [ANSWER]}}
-NAMED = {"geometry3k": GEOMETRY, "exact": EXACT}
 
 
 def _mathematics(settings: dict[str, Any]) -> Callable[[RewardConfig], Composition]:
@@ -128,8 +119,7 @@ def _judged(reward: RewardConfig) -> dict[str, Any]:
 
 
 def named(name: str) -> Composition:
-    """A preset by name: shares of accuracy, length and quality, or one that says what a success is."""
-    return read_composition(NAMED[name]) if name in NAMED else preset(name)
-
-
-PRESET_NAMES = (*PRESETS, *NAMED)
+    """A preset by name."""
+    if name not in PRESETS:
+        raise UserError(f"no such reward preset: {name}", where="reward.preset", mend=f"one of {', '.join(PRESETS)}")
+    return read_composition(PRESETS[name])

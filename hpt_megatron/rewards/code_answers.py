@@ -3,8 +3,8 @@ r"""Answers that are programs: run apart, and what they print compared with the 
 Decision: off unless `reward.run_code` says so. Each program runs once, in a folder of its own that is deleted after it,
 by `python -I` with an empty environment, as a process of a new session whose memory, processor time, number of
 processes and written bytes are limited. Where the kernel lets us (`isolation`), it also has network, process and IPC
-namespaces of its own, so it reaches no host and nothing of it outlives it. Root becomes nobody first, with a Python
-that nobody may run; without one nothing is run.
+namespaces of its own, so it reaches no host, sees no other process, and nothing of it outlives it. Root becomes nobody
+first, with a Python that nobody may run; without one nothing is run.
 
 Where namespaces are missing, the process group is killed, which a program that starts a session of its own escapes, and
 the network is open. It can read what the user of this process can read in either case. So this keeps mistakes and
@@ -69,12 +69,16 @@ def isolation() -> tuple[str, ...]:
     """How a process gets namespaces of its own here; empty where it cannot."""
     unshare = shutil.which("unshare")
     own_user = () if os.geteuid() == 0 else ("--user", "--map-current-user")
-    command = (unshare or "", *own_user, "--net", "--ipc", "--pid", "--fork", "--kill-child", "--")
-    try:
-        works = unshare and subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return command if works and works.returncode == 0 else ()
+    spaces = (unshare or "", *own_user, "--net", "--ipc", "--pid", "--fork", "--kill-child")
+    # With a /proc of its own a program sees no other process; some kernels allow all but that.
+    for command in ((*spaces, "--mount-proc", "--"), (*spaces, "--")):
+        try:
+            works = unshare and subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if works and works.returncode == 0:
+            return command
+    return ()
 
 
 @cache
@@ -180,10 +184,10 @@ class CodeAnswer:
     memory_mb: int = 512
 
     def __post_init__(self) -> None:
-        if not (0 < self.seconds <= 600 and self.memory_mb >= 16):
-            raise UserError(
-                f"{self.seconds} s and {self.memory_mb} MiB", where="seconds", mend="to 600 s, 16 MiB or more"
-            )
+        if not 0 < self.seconds <= 600:
+            raise UserError(f"{self.seconds} s for a program", where="seconds", mend="above 0, at most 600")
+        if self.memory_mb < 16:
+            raise UserError(f"{self.memory_mb} MiB for a program", where="memory_mb", mend="16 or more")
 
     def score(self, sample: Sample) -> Result:
         """Runs what the answer, or else the last turn, holds."""

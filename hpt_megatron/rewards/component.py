@@ -56,6 +56,7 @@ class Result:
     details: Mapping[str, str | float] = field(default_factory=dict)
     valid: bool = True
     turns: tuple[float, ...] = ()  # a score for each turn, of a component that has them
+    failed: bool = False  # the component could not answer; set by who asked it
 
 
 class ComponentError(Exception):

@@ -6,48 +6,33 @@
 A component whose code raises, or answers no finite number, gets the score `on_error` and the flag `error`, and its row
 is not valid: it then counts neither as a rollout nor as a success. The row still has every component's entry.
 
-Retrieval (reward 7) is one of these: 0 for a broken format, else 0.1 + 0.9 * NDCG; a success is a score above 0.1, so a
-good format alone is none.
-
 Invariants
     1. `score` raises for no sample, whatever a component does.
     2. A condition on a component that failed, or that is not valid, is not met.
-    3. Success is a comparison with thresholds, on components or on the final score, which conditions call `score`.
+    3. Success is a comparison with thresholds, on components or on what conditions call `score`: the final score before
+       the weight of the modality, here and under `algorithm.success`. What a row shows moves no threshold.
 
 Example:
+    >>> from hpt_megatron.rewards.retrieval import Ndcg
+    >>> from hpt_megatron.rewards.turns import Format
+    >>> parts = (Weighted("format", 0.1, Format()), Weighted("ndcg", 0.9, Ndcg()))
+    >>> retrieval = Composition(parts=parts, gates=(Condition("format"),), success=(Condition(TOTAL, ">", 0.1),))
     >>> found = Sample(turns=("<answer>4</answer>",), retrieved=("d/2", "d/1"), reference=("d/1",))
-    >>> scored = RETRIEVAL.score(found)
+    >>> scored = retrieval.score(found)
     >>> round(scored.total, 4), scored.success, scored.valid
     (0.6678, True, True)
 """
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpt_megatron.protocol.conditions import Condition
 from hpt_megatron.rewards.component import Component, ComponentError, Result, Sample
-from hpt_megatron.rewards.retrieval import Ndcg
-from hpt_megatron.rewards.turns import Format
 
 TOTAL = "score"
 ERROR = "error"
-OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, ">": operator.gt}
 LONGEST_MESSAGE = 300
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One component against a threshold."""
-
-    component: str
-    op: str = ">="
-    value: float = 1.0
-
-    def met(self, results: Mapping[str, Result]) -> bool:
-        """A result that is not valid meets nothing."""
-        result = results[self.component]
-        return result.valid and OPERATORS[self.op](result.score, self.value)
 
 
 @dataclass(frozen=True)
@@ -64,6 +49,7 @@ class Scored:
     """What came out: the final score, what each component said, and whether the row counts."""
 
     total: float
+    unweighted: float  # before the weight of the modality
     results: Mapping[str, Result]
     success: bool | None  # None where the composition says nothing of success
     valid: bool
@@ -72,13 +58,13 @@ class Scored:
 
     @property
     def components(self) -> dict[str, float]:
-        """Every score by name, the final one as `score`, for `algorithm.success` and metrics."""
-        return {**{name: result.score for name, result in self.results.items()}, TOTAL: self.total}
+        """Every score by name, with what success compares as `score`, for `algorithm.success` and metrics."""
+        return {**{name: result.score for name, result in self.results.items()}, TOTAL: self.unweighted}
 
     @property
     def failed(self) -> bool:
         """Whether a component could not answer; a row whose data are wrong is not valid either, but has not failed."""
-        return any(ERROR in result.details for result in self.results.values())
+        return any(result.failed for result in self.results.values())
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -100,25 +86,29 @@ class Composition:
 
     def score(self, sample: Sample) -> Scored:
         """Every component is asked, also behind a shut gate: its number is a metric."""
-        return self.judged(sample, {part.name: _asked(part.component, sample, self.on_error) for part in self.parts})
+        return self.summed(sample, {part.name: _asked(part.component, sample, self.on_error) for part in self.parts})
 
     def lost(self, sample: Sample, flag: str, what: str) -> Scored:
         """A row that no component could be asked about."""
-        return self.judged(sample, {part.name: _failure(self.on_error, flag, what) for part in self.parts})
+        return self.summed(sample, {part.name: _failure(self.on_error, flag, what) for part in self.parts})
 
-    def judged(self, sample: Sample, results: Mapping[str, Result]) -> Scored:
+    def summed(self, sample: Sample, results: Mapping[str, Result]) -> Scored:
         """Gates, sum, clip, modality and success over what each component said."""
-        gated = tuple(gate.component for gate in self.gates if not gate.met(results))
+        gated = tuple(gate.component for gate in self.gates if not _met(gate, results))
         total = self.gate_score if gated else sum(part.weight * results[part.name].score for part in self.parts)
         if self.clip is not None and not gated:
             total = min(max(total, self.clip[0]), self.clip[1])
-        share = self.modality.get(sample.modality, 1.0)
-        total *= share
         valid = all(result.valid for result in results.values())
-        judged = {**results, TOTAL: Result(total, valid=valid)}
-        success = all(condition.met(judged) for condition in self.success) if self.success else None
+        compared = {**results, TOTAL: Result(total, valid=valid)}
+        success = all(_met(condition, compared) for condition in self.success) if self.success else None
+        share = self.modality.get(sample.modality, 1.0)
         turns = tuple(share * score for score in _turns(self.parts, results, bool(gated)))
-        return Scored(float(total), results, success, valid, gated, turns)
+        return Scored(float(total * share), float(total), results, success, valid, gated, turns)
+
+
+def _met(condition: Condition, results: Mapping[str, Result]) -> bool:
+    result = results[condition.component]
+    return result.valid and bool(condition.met_by(result.score))
 
 
 def _turns(parts: Sequence[Weighted], results: Mapping[str, Result], gated: bool) -> list[float]:
@@ -130,21 +120,14 @@ def _turns(parts: Sequence[Weighted], results: Mapping[str, Result], gated: bool
 def _asked(component: Component, sample: Sample, on_error: float) -> Result:
     try:
         result = component.score(sample)
-        if math.isfinite(result.score):
+        if all(map(math.isfinite, (result.score, *result.turns))):
             return result
-        return _failure(on_error, ERROR, f"score {result.score}")
+        return _failure(on_error, ERROR, f"score {result.score}, of its turns {result.turns}")
     except ComponentError as error:
         return _failure(on_error, error.flag, str(error))
-    except Exception as error:  # whatever a component does, the rollouts of a step are not lost
+    except (Exception, SystemExit) as error:  # whatever a component does, the rollouts of a step are not lost
         return _failure(on_error, ERROR, f"{type(error).__name__}: {error}")
 
 
 def _failure(on_error: float, flag: str, what: str) -> Result:
-    return Result(on_error, (flag,), {ERROR: what[:LONGEST_MESSAGE]}, valid=False)
-
-
-RETRIEVAL = Composition(
-    parts=(Weighted("format", 0.1, Format()), Weighted("ndcg", 0.9, Ndcg())),
-    gates=(Condition("format"),),
-    success=(Condition(TOTAL, ">", 0.1),),
-)
+    return Result(on_error, (flag,), {ERROR: what[:LONGEST_MESSAGE]}, valid=False, failed=True)

@@ -1,4 +1,4 @@
-"""A composition read from JSON, in two spellings, and the presets.
+"""A composition read from JSON, in two spellings.
 
     {"components": [{"name": "format", "weight": 0.1}, {"name": "ndcg", "weight": 0.9, "settings": {"k": 10}}],
      "gate": ["format"], "clip": [-1, 1], "success": {"all": [{"component": "score", "op": ">", "value": 0.1}]}}
@@ -16,8 +16,6 @@ Example:
     >>> flat = {"accuracy_weight": 0.4, "length_weight": 0.2, "accuracy": {"correct_keywords": ["yes"]}}
     >>> [(part.name, part.weight) for part in read_composition(flat).parts]
     [('accuracy', 0.4), ('length', 0.2)]
-    >>> preset("length").parts[1].weight
-    0.7
 """
 
 import json
@@ -28,43 +26,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hpt_megatron.config.problem import Problem, counted, nearest
 from hpt_megatron.errors import UserError
-from hpt_megatron.rewards import (  # noqa: F401  (by name)
-    answers,
-    code_answers,
-    extent,
-    judged,
-    keywords,
-    mathematics,
-    retrieval,
-    reward_model,
-    text,
-    tool_use,
-    turns,
-)
+from hpt_megatron.protocol.conditions import OPERATORS, Condition
+from hpt_megatron.rewards import tool_use  # noqa: F401  (with all others, by name)
 from hpt_megatron.rewards.component import COMPONENTS, Component
-from hpt_megatron.rewards.composition import OPERATORS, TOTAL, Composition, Condition, Weighted
+from hpt_megatron.rewards.composition import TOTAL, Composition, Weighted
 
 KEYS = ("components", "gate", "gate_score", "clip", "success", "on_error", "modality")
+MODALITIES = ("text", "image", "images", "search")  # what rows are, by their images or by the importer of their data
 PART_KEYS = ("name", "as", "weight", "settings")
 CONDITION_KEYS = ("component", "op", "value")
 SECTIONS = ("accuracy", "length", "quality")
 FLAT_KEYS = (*(f"{section}_weight" for section in SECTIONS), *SECTIONS)
-# Shares of accuracy, length and quality.
-PRESETS = {
-    "balanced": (0.4, 0.2, 0.4),
-    "accuracy": (0.8, 0.1, 0.1),
-    "length": (0.15, 0.7, 0.15),
-    "quality": (0.15, 0.15, 0.7),
-}
-
-
-def preset(name: str) -> Composition:
-    """A preset by name: shares alone, with the components' own settings, so accuracy needs gold answers."""
-    if name not in PRESETS:
-        raise UserError(f"no such reward preset: {name}", mend=f"one of {', '.join(PRESETS)}")
-    return read_composition(
-        {f"{section}_weight": share for section, share in zip(SECTIONS, PRESETS[name], strict=True)}
-    )
 
 
 def load_composition(path: Path) -> Composition:
@@ -133,7 +105,7 @@ class _Reader:
         for name in sorted({name for name in names if names.count(name) > 1 or name == TOTAL}):
             self.wrong("reward.components", name, "is the name of two scores", "another name under `as`")
         success = self.mapping("reward.success", given.get("success", {"all": []}), ("all",)).get("all", [])
-        modality = self.mapping("reward.modality", given.get("modality", {}), ())
+        modality = self.mapping("reward.modality", given.get("modality", {}), MODALITIES)
         return Composition(
             parts=tuple(parts),
             gates=self.conditions("reward.gate", given.get("gate", []), names),

@@ -65,7 +65,9 @@ class Overlong:
     buffer: int = 512
 
     def __post_init__(self) -> None:
-        if not 0 <= self.buffer <= self.longest or self.longest < 1:
+        if self.longest < 1:
+            raise UserError(f"a longest response of {self.longest} tokens", where="longest", mend="1 or more")
+        if not 0 <= self.buffer <= self.longest:
             what = f"a buffer of {self.buffer} tokens in a response of {self.longest}"
             raise UserError(what, where="buffer", mend="0 (a step at the end) to the longest response")
 
@@ -86,9 +88,10 @@ class Repetition:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.scale < 0:
-            what = f"n-grams of {self.n} words, scale {self.scale}"
-            raise UserError(what, where="n", mend="n 1 or more, scale 0 or more")
+        if self.n < 1:
+            raise UserError(f"n-grams of {self.n} words", where="n", mend="1 or more")
+        if self.scale < 0:
+            raise UserError(f"a scale of {self.scale} would pay for repetition", where="scale", mend="0 or more")
 
     def score(self, sample: Sample) -> Result:
         """Over all turns together; a text shorter than n words repeats nothing."""

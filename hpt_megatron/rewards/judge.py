@@ -2,8 +2,8 @@ r"""A language model as the judge of an answer, behind an OpenAI-compatible addr
 
 Decision: what is judged is data. It is cut, loses whatever looks like a tag of ours or of a chat template, and stands
 between marks that hold a number it cannot know beforehand. The verdict is the last `<judge>` tag of the judge's own
-reply, or the one field of a reply that is JSON and nothing else. Without a verdict there is no score: the caller falls
-back to ANLS, or leaves the row out.
+reply, or the one field of a reply that is JSON and nothing else; to an answer with a brace, a tag alone. Without a
+verdict there is no score: the caller falls back to ANLS, or leaves the row out.
 
 Invariants
     1. At most `retries` further requests for a vote, none after a refusal that will stay one (4xx but 408 and 429), and
@@ -87,10 +87,15 @@ def messages(sample: Sample, answer: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": RULES}, {"role": "user", "content": asked}]
 
 
-def verdict(reply: str) -> bool | None:
-    """What a judge's reply says; None where it says nothing that counts."""
+def verdict(reply: str, answer: str = "") -> bool | None:
+    """What a judge's reply to an answer says; None where it says nothing that counts.
+
+    An answer with a brace may be JSON, which a judge may repeat: then a tag alone is a verdict.
+    """
     if tags := VERDICT.findall(reply):
         return bool(tags[-1].casefold() == "true")
+    if "{" in answer:
+        return None
     text = reply.strip()
     if fenced := FENCE.fullmatch(text):
         text = fenced[1]
@@ -146,7 +151,7 @@ class Judge:
         if known is not None:
             return known.result() > 0.5
         try:
-            votes = [self._vote(conversation, seed) for seed in range(self.settings.votes)]
+            votes = [self._vote(conversation, seed, answer) for seed in range(self.settings.votes)]
         except BaseException as error:
             with self._lock:  # a failure is not kept: the next step may ask again
                 self._known.pop(key, None)
@@ -168,7 +173,7 @@ class Judge:
             found |= {f"judge/seconds_p{p}": percentile(times, p) for p in (50, 95)}
         return found
 
-    def _vote(self, conversation: list[dict[str, str]], seed: int) -> bool:
+    def _vote(self, conversation: list[dict[str, str]], seed: int, answer: str) -> bool:
         deadline = time.monotonic() + self.settings.seconds
         failure = ComponentError("judge_timeout", "no time for a request")
         for attempt in range(self.settings.retries + 1):
@@ -180,15 +185,19 @@ class Judge:
                 with self._lock:
                     self._counts["retries"] += 1
             try:
-                return self._asked(conversation, seed, deadline)
+                text = self._asked(conversation, seed, deadline)
+                found = verdict(text, answer)
+                if found is None:
+                    raise ComponentError("judge_unclear", f"no verdict in: {text[:200]}")
+                return found
             except ComponentError as error:
                 failure = error
                 if error.flag == "judge_refused":
                     break
         raise failure
 
-    def _asked(self, conversation: list[dict[str, str]], seed: int, deadline: float) -> bool:
-        """One request; how long it waited for its turn is not its latency."""
+    def _asked(self, conversation: list[dict[str, str]], seed: int, deadline: float) -> str:
+        """What one request is answered; how long it waited for its turn is not its latency."""
         import httpx
 
         body = {"model": self.settings.model, "messages": conversation, "temperature": 0, "seed": seed}
@@ -210,10 +219,7 @@ class Judge:
         if status != 200:
             refused = 300 <= status < 500 and status not in AGAIN
             raise ComponentError("judge_refused" if refused else "judge_failed", f"status {status}: {text[:200]}")
-        found = verdict(_content(text))
-        if found is None:
-            raise ComponentError("judge_unclear", f"no verdict in: {text[:200]}")
-        return found
+        return _content(text)
 
     def _exchanged(self, body: Mapping[str, Any], deadline: float) -> tuple[int, str]:
         """Status and text, read as far as the deadline and the limit on its size allow."""

@@ -6,7 +6,7 @@ LaTeX reaches sympy's parser as digits, brackets and operators alone, by math-ve
 
 Invariants
     1. A gold that is not understood is None, never an empty match.
-    2. Memory that runs out is raised; every other failure of the two packages is an answer that is not equal.
+    2. Memory that runs out is raised. Any other failure of the two packages is None where equality is asked for.
 
 Example:
     >>> gold = understood_gold(r"\frac{1}{2}")
@@ -17,6 +17,7 @@ Example:
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 Understood = list[Any]  # sympy expressions, most often one
@@ -27,7 +28,9 @@ def _parsed(text: str, *, expressions: bool) -> Understood:
 
     # It warns once in each process that the limits are off.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    kinds: list[Any] = [LatexExtractionConfig(boxed_match_priority=0)]
+    # Its list of units has c, d, g, h, l, m, o, s, t, `ab` and `more`: 2t would be 2.
+    normal = replace(LatexExtractionConfig().normalization_config, units=False)
+    kinds: list[Any] = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)]
     if expressions:
         kinds.append(ExprExtractionConfig())
     try:
@@ -53,8 +56,8 @@ def understood_text(text: str) -> Understood:
     return _parsed(text, expressions=True)
 
 
-def verified(gold: Understood, answer: Understood) -> bool:
-    """As math-verify compares: to 6 decimals, with sets, intervals and relations."""
+def verified(gold: Understood, answer: Understood) -> bool | None:
+    """As math-verify compares: to 6 decimals, with sets, intervals and relations. None where it fails."""
     from math_verify import verify
 
     try:
@@ -62,15 +65,16 @@ def verified(gold: Understood, answer: Understood) -> bool:
     except MemoryError:
         raise
     except Exception:
-        return False
+        return None
 
 
-def simplified(gold: Understood, answer: Understood) -> bool:
-    """Whether a difference simplifies to 0, or two objects that have none are the same."""
-    return any(_no_difference(one, other) for one in gold for other in answer)
+def simplified(gold: Understood, answer: Understood) -> bool | None:
+    """Whether a difference simplifies to 0, or two objects that have none are the same. None where sympy fails."""
+    found = [_no_difference(one, other) for one in gold for other in answer]
+    return True in found or (None if None in found else False)
 
 
-def _no_difference(gold: Any, answer: Any) -> bool:
+def _no_difference(gold: Any, answer: Any) -> bool | None:
     from sympy import Expr, Rational, nsimplify, simplify
 
     try:
@@ -83,4 +87,4 @@ def _no_difference(gold: Any, answer: Any) -> bool:
     except MemoryError:
         raise
     except Exception:
-        return False
+        return None

@@ -15,7 +15,9 @@ Invariants
     1. An answer that is too heavy to be looked at is wrong, and flagged; it is never parsed. Equal spellings are right
        before that.
     2. A gold that is not understood makes the row invalid unless the answer is spelled the same.
-    3. A gold that is a word is compared as text alone: letters would be factors, in any order.
+    3. A gold that is a word is compared as text alone: letters would be factors, in any order. So is one whose words
+       change its number (`3 million`), and an answer like that is right as text or not at all.
+    4. A failure of math-verify or sympy is flagged `not_compared` where nothing else is equal.
 
 Example:
     >>> half = Sample(turns=(r"so \boxed{0.5}",), golds=(r"\frac{1}{2}",))
@@ -31,7 +33,18 @@ from typing import ClassVar, Literal
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.answers import number
 from hpt_megatron.rewards.component import COMPONENTS, NO_ANSWER, NO_GOLD, ComponentError, Place, Result, Sample
-from hpt_megatron.rewards.math_text import LONGEST, after_thinking, boxed, is_word, spelled, stated, too_heavy
+from hpt_megatron.rewards.math_text import (
+    BOX,
+    LONGEST,
+    after_thinking,
+    boxed,
+    is_word,
+    says_more,
+    spelled,
+    stated,
+    too_heavy,
+    written,
+)
 
 UNREADABLE = "gold_not_understood"
 
@@ -80,11 +93,11 @@ class Mathematics:
             return Result(self.unformatted, ("no_box" if self.extract == "box" else NO_ANSWER,))
         if any(spelled(answer) == spelled(gold) or self._close(answer, gold) for gold in golds):
             return Result(self.right)
-        symbolic = [gold for gold in golds if not is_word(gold)]
+        symbolic = [gold for gold in golds if not is_word(gold) and not says_more(gold)]
         if self.equal == "string" or not symbolic:
             return Result(self.wrong)
-        heavy = too_heavy(answer)
-        return Result(self.wrong, (heavy,)) if heavy else (answer, symbolic, whole)
+        refused = too_heavy(answer) or ("words" if whole and says_more(answer) else None)
+        return Result(self.wrong, (refused,)) if refused else (answer, symbolic, whole)
 
     def _answer(self, text: str, sample: Sample) -> tuple[str | None, bool]:
         """The answer, and whether it is one: running text has its answer somewhere inside."""
@@ -93,7 +106,10 @@ class Mathematics:
             return inside, True
         if sample.answer is not None:
             return sample.answer, True
-        return (stated(text), True) if self.extract == "stated" else (text[-LONGEST:].strip(), False)
+        if self.extract == "text":
+            return text[-LONGEST:].strip(), False
+        said = stated(text)
+        return None if said is None or BOX.search(said) else said, True  # a box that never closes is none
 
     def _close(self, answer: str, gold: str) -> bool:
         if not self.rel_tol:
@@ -110,18 +126,19 @@ class Mathematics:
             verified,
         )
 
-        readable = [gold for gold in (understood_gold(gold) for gold in golds if not too_heavy(gold)) if gold]
+        readable = [gold for gold in (understood_gold(written(gold)) for gold in golds if not too_heavy(gold)) if gold]
         if not readable:
             return Result(self.wrong, (UNREADABLE,), valid=False)
-        said = understood(answer) if whole else understood_text(answer)
+        said = understood(written(answer)) if whole else understood_text(written(answer))
         if not said:
             return Result(self.wrong, ("not_understood",))
-        for gold in readable:
-            if self.equal != "sympy" and verified(gold, said):
+        raised = False
+        for compare in [verified] * (self.equal != "sympy") + [simplified] * (self.equal != "verify"):
+            equal = [compare(gold, said) for gold in readable]
+            if True in equal:
                 return Result(self.right)
-            if self.equal != "verify" and simplified(gold, said):
-                return Result(self.right)
-        return Result(self.wrong)
+            raised = raised or None in equal
+        return Result(self.wrong, ("not_compared",) if raised else ())
 
     def self_test(self) -> None:
         """What a worker asks before its first sample: whether 0.5 is a half, and 0.6 is none."""

@@ -1,7 +1,6 @@
 """How well the pages found are the pages that hold the answer: NDCG, recall, and the reciprocal rank of the first hit.
 
-Pages count in the order of their first appearance in the trajectory. A page is known by `canonical`: its relative path
-without the extension of an image or a document. The bare file name would not do: slides of two decks share it.
+Pages count in the order of their first appearance in the trajectory, each under its name of `protocol/pages.py`.
 
     NDCG = sum over hits of 1 / log2(rank + 1)   over   the same sum for all gold pages in front
 
@@ -11,28 +10,18 @@ Invariants
     3. Without gold pages the row is invalid.
 
 Example:
-    >>> canonical("./deck/1024.jpg"), canonical("deck/v1.2")
-    ('deck/1024', 'deck/v1.2')
     >>> round(ndcg(["b", "a"], {"a"}), 4), recall(["b", "a"], {"a", "c"}), reciprocal_rank(["b", "a"], {"a"})
     (0.6309, 0.5, 0.5)
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.pages import canonical
 from hpt_megatron.rewards.component import COMPONENTS, Result, Sample
-
-EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|pdf)\Z", re.IGNORECASE)
-
-
-def canonical(page: str) -> str:
-    """The relative path without extension, parts divided by `/`."""
-    parts = [part for part in page.strip().replace("\\", "/").split("/") if part not in ("", ".")]
-    return EXTENSION.sub("", "/".join(parts))
 
 
 def ndcg(pages: Sequence[str], gold: AbstractSet[str], k: int = 0) -> float:

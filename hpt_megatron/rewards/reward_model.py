@@ -1,24 +1,17 @@
 """Scores of reward models: they arrive from outside with the sample; here they become one number.
 
-    served scores of each member
-        -> one number     mean | min | mean - uncertainty * variance       (`ensemble`)
-        -> global         minus a mean, over a standard deviation, gathered before the run
-        -> batch          mean 0 and standard deviation 1 over the samples of a step
-        -> length         divided by the tokens of the response
-        -> clip           into [low, high]
+    served scores of each member -> one number     mean | min | mean - uncertainty * variance       (`ensemble`)
 
 Decision: models are served elsewhere, a batch at a time (`RewardModel`), and `scored_by` puts what they say into the
-samples. So a component needs no model, and several models are several names.
+samples. So a component needs no model, and several models are several names. Statistics over a batch are taken of the
+final score, by `algorithm.reward_scale`.
 
 Invariants
-    1. The steps that are on are applied in the order above; a standard deviation of 0 becomes 1.
-    2. A sample without a score, or with one that is no finite number, is not valid and moves no statistic.
+    1. A sample without a score, or with one that is no finite number, is not valid.
 
 Example:
     >>> ensemble([1.0, 3.0], "mean"), ensemble([1.0, 3.0], "min"), ensemble([1.0, 3.0], "uncertainty", 0.5)
     (2.0, 1.0, 1.5)
-    >>> normalised([1.0, 3.0], [1, 2], Normalisation(batch=True, length=True))
-    [-1.0, 0.5]
     >>> RewardModelScore().score(Sample(turns=(), scores={"reward_model": (0.25, 0.75)})).score
     0.5
 """
@@ -26,7 +19,7 @@ Example:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, pstdev, pvariance
+from statistics import fmean, pvariance
 from typing import Literal, Protocol
 
 from hpt_megatron.errors import UserError
@@ -44,24 +37,6 @@ class RewardModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Which steps are on; none by default."""
-
-    mean: float = 0.0  # global
-    std: float = 1.0
-    batch: bool = False
-    length: bool = False
-    low: float = -math.inf  # clip
-    high: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
-            raise UserError(f"no mean and std: {self.mean}, {self.std}", where="std", mend="a std of 0 or more")
-        if not self.low < self.high:
-            raise UserError(f"nothing lies between {self.low} and {self.high}", where="low", mend="low below high")
-
-
 def ensemble(scores: Sequence[float], how: Ensemble, uncertainty: float = 0.0) -> float:
     """One number of what the members say; `uncertainty` weighs the variance among them."""
     if how == "min":
@@ -70,31 +45,11 @@ def ensemble(scores: Sequence[float], how: Ensemble, uncertainty: float = 0.0) -
     return mean - uncertainty * pvariance(scores, mean) if how == "uncertainty" else mean
 
 
-def normalised(scores: Sequence[float], lengths: Sequence[int], steps: Normalisation) -> list[float]:
-    """Of a batch, in the order of the steps."""
-    changed = [(score - steps.mean) / (steps.std or 1.0) for score in scores]
-    if steps.batch and changed:
-        mean, std = fmean(changed), pstdev(changed)
-        changed = [(score - mean) / (std or 1.0) for score in changed]
-    if steps.length:
-        changed = [score / max(length, 1) for score, length in zip(changed, lengths, strict=True)]
-    return [min(max(score, steps.low), steps.high) for score in changed]
-
-
-def scored_by(
-    samples: Sequence[Sample], model: RewardModel, name: str = NAME, steps: Normalisation | None = None
-) -> list[Sample]:
-    """The samples with what a model says of each; with `steps`, each member's scores are normalised over the batch."""
+def scored_by(samples: Sequence[Sample], model: RewardModel, name: str = NAME) -> list[Sample]:
+    """The samples with what a model says of each."""
     said = [tuple(members) for members in model.scores(samples)]
     if len(said) != len(samples):
         raise ValueError(f"{len(said)} scores for {len(samples)} samples")
-    counted = [i for i, members in enumerate(said) if members and all(map(math.isfinite, members))]
-    if steps is not None and counted:
-        lengths = [samples[i].tokens for i in counted]
-        columns = zip(*(said[i] for i in counted), strict=True)
-        rows = list(zip(*(normalised(column, lengths, steps) for column in columns), strict=True))
-        for i, row in zip(counted, rows, strict=True):
-            said[i] = row
     return [
         replace(sample, scores={**sample.scores, name: members}) for sample, members in zip(samples, said, strict=True)
     ]

@@ -11,12 +11,13 @@ takes its place.
 Invariants
     1. Every sample gets a `Scored`, in the order that it was given in; nothing here raises but a closed scorer.
     2. A failure is a flag of its row. It changes no other row and no later one.
-    3. A group is done as soon as its own samples are, whatever else is waiting.
+    3. A group is done as soon as its own samples are, whatever else is waiting. Closing waits for no sample.
 
 Example:
-    >>> from hpt_megatron.rewards.composition import RETRIEVAL
-    >>> with Scorer(RETRIEVAL) as scorer:
-    ...     [row.total for row in scorer.score([Sample(turns=("<answer>4</answer>",), reference=("d/1",))])]
+    >>> from hpt_megatron.rewards.composition_file import read_composition
+    >>> composition = read_composition({"components": [{"name": "format", "weight": 0.1}]})
+    >>> with Scorer(composition) as scorer:
+    ...     [row.total for row in scorer.score([Sample(turns=("<answer>4</answer>",))])]
     [0.1]
 """
 
@@ -120,7 +121,7 @@ class Scorer:
         return metrics | (self.judge.metrics() if self.judge is not None else {})
 
     def close(self) -> None:
-        """Ends threads, workers and the judge; what was not begun is answered as lost."""
+        """Ends threads, workers and the judge; what is not done is answered as lost, begun or not."""
         with self._door:
             self._closed.set()
         while True:
@@ -129,13 +130,18 @@ class Scorer:
             except queue.Empty:
                 break
             if item is not None:
-                item.finish(self.composition.lost(item.sample, "closed", "the scorer was closed"))
+                self._lose(item)
+        for item in self._running.copy():
+            self._lose(item)
         for _ in range(self._threads):
             self._items.put(None)
         if self.workers is not None:
             self.workers.close()
         if self.judge is not None:
             self.judge.close()
+
+    def _lose(self, item: _Item) -> None:
+        item.finish(self.composition.lost(item.sample, "closed", "the scorer was closed"))
 
     def _thread(self, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name="reward", daemon=True).start()
@@ -144,6 +150,9 @@ class Scorer:
         while (item := self._items.get()) is not None:
             item.deadline = time.monotonic() + self.seconds
             self._running.add(item)
+            if self._closed.is_set():  # taken while `close` looked through the others
+                self._lose(item)
+                return
             try:
                 scored = self.composition.score(item.sample)
             except BaseException as error:  # an exit that a component asks for, as well
@@ -165,8 +174,9 @@ class Scorer:
 def reward_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     """What a step logs: means over the rows that are valid, failures and flags over all of them.
 
-    >>> from hpt_megatron.rewards.composition import RETRIEVAL
-    >>> metrics = reward_metrics([RETRIEVAL.score(Sample(turns=("<answer>4</answer>",), reference=("d/1",)))])
+    >>> from hpt_megatron.rewards.composition_file import read_composition
+    >>> composition = read_composition({"components": [{"name": "format", "weight": 0.1}]})
+    >>> metrics = reward_metrics([composition.score(Sample(turns=("<answer>4</answer>",)))])
     >>> metrics["reward/mean"], metrics["reward/component/format"], metrics["reward/errors"]
     (0.1, 1.0, 0.0)
     """

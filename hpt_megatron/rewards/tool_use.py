@@ -15,7 +15,7 @@ Example:
 from dataclasses import dataclass
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.rewards import answers, text  # noqa: F401  (what says that an answer is right, by name)
+from hpt_megatron.rewards import by_name  # noqa: F401  (what says that an answer is right)
 from hpt_megatron.rewards.component import COMPONENTS, Place, Result, Sample, place_of
 from hpt_megatron.rewards.turns import can_be_done, first_action
 
@@ -25,31 +25,44 @@ NEVER = ("tool_use", "llm_judge", "code")  # itself, and what a run has to set u
 @COMPONENTS.add("tool_use")
 @dataclass(frozen=True)
 class ToolUse:
-    """`right` names the component that says whether the answer is right, with its default settings: a score of 1."""
+    """`right` names the component that says whether the answer is right, with its default settings: a score of 1.
+
+    `tools` are an agent's further tools beside search and bbox; a run fills them in.
+    """
 
     right: str = "exact_match"
     bonus: float = 1.0
     free: int = 4
     price: float = 0.0
     most: float = 1.0
+    tools: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.right in NEVER or self.right not in COMPONENTS.names():
             others = ", ".join(name for name in COMPONENTS.names() if name not in NEVER)
             raise UserError(f"no component {self.right!r} says what is right", where="right", mend=f"one of {others}")
-        if min(self.bonus, self.free, self.price, self.most) < 0:
-            raise UserError("a negative bonus, count or price", where="price", mend="0 or more")
+        for key in ("bonus", "free", "price", "most"):
+            if getattr(self, key) < 0:
+                raise UserError(f"a negative {key}", where=key, mend="0 or more")
 
     @property
     def place(self) -> Place:
         """Where what says that the answer is right has to run."""
         return place_of(COMPONENTS.get(self.right)())
 
+    def self_test(self) -> None:
+        """That of the component inside, where it has one."""
+        test = getattr(COMPONENTS.get(self.right)(), "self_test", None)
+        if test is not None:
+            test()
+
     def score(self, sample: Sample) -> Result:
         """Only actions that the environment can carry out count as used."""
-        actions = [action for action in map(first_action, sample.turns) if action and can_be_done(action)]
-        searches = sum(action.name == "search" for action in actions)
-        used = searches + sum(action.name == "bbox" for action in actions)
+        tools = tuple(self.tools)
+        actions = [action for turn in sample.turns if (action := first_action(turn, tools))]
+        done = [action.name for action in actions if can_be_done(action, tools)]
+        searches = done.count("search")
+        used = sum(name in ("search", "bbox", *tools) for name in done)
         judged = COMPONENTS.get(self.right)().score(sample)
         earned = self.bonus if used and judged.score >= 1.0 else 0.0
         fine = min(self.price * max(searches - self.free, 0), self.most)

@@ -79,9 +79,11 @@ def final_answer(turns: Sequence[str]) -> str | None:
     return action.body if action and action.name == "answer" else None
 
 
-def can_be_done(action: Action) -> bool:
-    """Whether the body is one that the environment carries out."""
+def can_be_done(action: Action, tools: Sequence[str] = ()) -> bool:
+    """Whether the body is one that the environment carries out; a further tool judges its own, which is not empty."""
     body = action.body
+    if action.name in tools:
+        return bool(body)
     if action.name == "search":
         return 1 <= len(body) <= LONGEST_QUERY and "<" not in body and ">" not in body
     if action.name == "bbox":
@@ -117,7 +119,7 @@ def fault(turn: str, *, last: bool, think: bool, strict: bool, tools: tuple[str,
         if any(turn[edges[i] : edges[i + 1]].strip() for i in range(0, len(edges), 4)):
             return "text_outside_tags"
     action = _action(names[0], turn[action_tags[0].end() : action_tags[1].start()])
-    if not (can_be_done(action) if action.name in ACTIONS else action.body):
+    if not can_be_done(action, tools):
         return "bad_body"
     if (action.name in ENDING) != last:
         return "no_end" if last else "early_end"

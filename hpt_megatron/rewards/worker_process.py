@@ -43,11 +43,11 @@ def answered(job: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
         _limit_processor_time(job.get("seconds"))
         return asdict(component.score(Sample(**{key: _frozen(value) for key, value in job["sample"].items()})))
     except MemoryError:
-        return {"failed": "memory", "what": "the worker's memory ran out", "ends": True}
+        return {"failure": "memory", "what": "the worker's memory ran out", "ends": True}
     except ComponentError as error:
-        return {"failed": error.flag, "what": str(error)[:LONGEST_MESSAGE]}
+        return {"failure": error.flag, "what": str(error)[:LONGEST_MESSAGE]}
     except BaseException as error:  # an exit that a component asks for is a failure of the component as well
-        return {"failed": "error", "what": f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]}
+        return {"failure": "error", "what": f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]}
 
 
 def _component(job: dict[str, Any], loaded: Loaded) -> Any:
@@ -88,7 +88,7 @@ def main(memory_mb: int) -> None:
         try:
             written = json.dumps(reply)
         except (TypeError, ValueError) as error:
-            written = json.dumps({"failed": "error", "what": f"its result is no JSON: {error}"[:LONGEST_MESSAGE]})
+            written = json.dumps({"failure": "error", "what": f"its result is no JSON: {error}"[:LONGEST_MESSAGE]})
         replies.write(written + "\n")
         replies.flush()
         if reply.get("ends"):

@@ -12,7 +12,9 @@ Invariants
     1. Every question gets an answer or a `ComponentError` within its time and the time to start one process.
     2. One late or dead worker takes no other question with it, and the pool keeps its size.
     3. A worker has loaded and tested its components before its first sample; none serves more than `jobs` samples.
-    4. A worker inherits no variable of the environment but those in `KEPT`, so no credential.
+    4. A sample that uses up the time or the memory of a worker which had tested itself is a wrong answer, flagged. Any
+       other end of a worker is a failure.
+    5. A worker inherits no variable of the environment but those in `KEPT`, so no credential.
 
 Example:
     >>> from hpt_megatron.rewards.text import ExactMatch
@@ -25,6 +27,7 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -40,6 +43,13 @@ from hpt_megatron.rewards.component import Component, ComponentError, Result, Sa
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "TMPDIR")
 ROOT = str(Path(__file__).resolve().parents[2])
 LONGEST_REPLY = 1 << 20  # bytes
+LONGEST_MESSAGE = 300
+# How a process ends that used up its processor time, its memory or its stack; a kill from outside is none of them.
+USED_UP = (-signal.SIGXCPU, -signal.SIGABRT, -signal.SIGSEGV)
+
+
+class ExhaustedError(ComponentError):
+    """A worker that had tested itself used up its time or its memory on this sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +125,8 @@ class _Worker:
 
     def _died(self) -> ComponentError:
         try:
-            return ComponentError("worker_died", f"exit code {self.process.wait(1)}")
+            code = self.process.wait(1)
+            return (ExhaustedError if code in USED_UP else ComponentError)("worker_died", f"exit code {code}")
         except subprocess.TimeoutExpired:
             return ComponentError("worker_died", "its pipes are closed")
 
@@ -136,7 +147,7 @@ def _wait(descriptor: int, what: int, deadline: float) -> None:
     poller = select.poll()
     poller.register(descriptor, what)
     if not poller.poll(max(deadline - time.monotonic(), 0) * 1000):
-        raise ComponentError("timeout", "killed after its time was up")
+        raise ExhaustedError("timeout", "killed after its time was up")
 
 
 class Workers:
@@ -188,7 +199,7 @@ class Workers:
                 worker.ask(load, self.limits.start_seconds)
             except ComponentError:  # it died while it was idle, which is no fault of this sample
                 worker = self._replacement(worker)
-                self._prepare(worker)
+                self._start(worker)
             worker.jobs += 1
             reply = worker.ask(job, self.limits.seconds)
             if reply.get("ends") or worker.jobs >= self.limits.jobs:
@@ -198,8 +209,8 @@ class Workers:
             raise
         finally:
             self._free.put(worker)
-        if "failed" in reply:
-            raise ComponentError(reply["failed"], reply["what"])
+        if "failure" in reply:
+            raise (ExhaustedError if reply.get("ends") else ComponentError)(reply["failure"], reply["what"])
         return Result(reply["score"], tuple(reply["flags"]), reply["details"], reply["valid"], tuple(reply["turns"]))
 
     def close(self) -> None:
@@ -223,9 +234,15 @@ class Workers:
             return
         for load in self._loads:
             reply = worker.ask(load, self.limits.start_seconds)
-            if "failed" in reply:
-                raise ComponentError(reply["failed"], reply["what"])
+            if "failure" in reply:
+                raise ComponentError(reply["failure"], reply["what"])
         worker.ready = True
+
+    def _start(self, worker: _Worker) -> None:
+        try:
+            self._prepare(worker)
+        except ExhaustedError as error:  # before it was ready, so no sample is to blame
+            raise ComponentError(error.flag, str(error)) from None
 
     def _replacement(self, worker: _Worker) -> _Worker:
         """Another process in its place, already starting; none where the pool is closed."""
@@ -240,7 +257,11 @@ class Workers:
 
 @dataclass(frozen=True)
 class InWorker:
-    """A component as it stands in a composition once it runs in a pool."""
+    """A component as it stands in a composition once it runs in a pool.
+
+    What takes all time or memory is a wrong answer: its score is the component's `wrong`, else 0, and its row is valid.
+    Otherwise a policy could have the rows left out that it is about to lose.
+    """
 
     component: Component
     workers: Workers
@@ -249,4 +270,10 @@ class InWorker:
         """What the component says there; here, where it knows a short way (`at_once`)."""
         look = getattr(self.component, "at_once", None)
         found: Result | None = look(sample) if look is not None else None
-        return self.workers.score(self.component, sample) if found is None else found
+        if found is not None:
+            return found
+        try:
+            return self.workers.score(self.component, sample)
+        except ExhaustedError as error:
+            score = float(getattr(self.component, "wrong", 0.0))
+            return Result(score, (error.flag,), {"worker": str(error)[:LONGEST_MESSAGE]})

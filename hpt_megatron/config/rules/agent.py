@@ -24,7 +24,7 @@ def check_agent(run: RunConfig) -> Iterator[Problem]:
         yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
     if inside and rollout.agent != "single_turn" and rollout.search_corpus_root is None:
         yield Problem("rollout.search_corpus_root", None, "inproc searches the pages of this folder", "a corpus folder")
-    if run.reward.reward_impl_version == 7 and rollout.agent == "single_turn":
+    if run.reward.number == 7 and rollout.agent == "single_turn":
         why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"
         yield Problem("rollout.agent", rollout.agent, why, "vrag or searcher", "warning")
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from os.path import isfile
 
 from hpt_megatron.config.address import address_problems
+from hpt_megatron.config.presets import PRESETS
 from hpt_megatron.config.problem import Problem
-from hpt_megatron.config.run import RewardConfig, RunConfig
+from hpt_megatron.config.run import RunConfig
 from hpt_megatron.registry import plugged
 
 LAST_VERSION, FIRST_PLUGIN, RETRIEVAL, SEARCH_AGENT, SEARCHER = 9, 100, 7, 8, 9
-PRESETS = ("balanced", "accuracy", "length", "quality", "geometry3k", "exact")
 NUMBERS = "hpt_megatron.reward_numbers"
 # Of the rewards that are mixed, the shares that each has.
 SHARES = {
@@ -22,22 +22,30 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 MOST_RETRIES = 3
 
 
-def numbered(reward: RewardConfig) -> int | None:
-    """The number that counts; None where a file or a preset stands in its place."""
-    return reward.reward_impl_version if reward.file is None and reward.preset is None else None
-
-
 def check_reward_version(run: RunConfig) -> Iterator[Problem]:
     """Rewards are numbered 0 to 9; numbers of other packages start at 100."""
     version = run.reward.reward_impl_version
-    if numbered(run.reward) == RETRIEVAL and any(success.component == "accuracy" for success in run.algorithm.success):
-        right = "reward=rag, or algorithm.success=[{component: score, op: '>', value: 0.1}]"
-        yield Problem("algorithm.success", "accuracy", "reward 7 is a score and gives no accuracy", right, "warning")
     if not 0 <= version <= LAST_VERSION and str(version) not in plugged(NUMBERS):
         others = [name for name in plugged(NUMBERS) if name.isdecimal() and int(name) >= FIRST_PLUGIN]
         found = f"; found: {', '.join(others)}" if others else ""
         right = f"0 to {LAST_VERSION} (7 scores retrieval), or {FIRST_PLUGIN} and above for a plug-in{found}"
         yield Problem("reward.reward_impl_version", version, "no such reward", right)
+
+
+def check_retrieval_success(run: RunConfig) -> Iterator[Problem]:
+    """Reward 7 gives no accuracy; of its score, the format's part alone is no success."""
+    if run.reward.number != RETRIEVAL:
+        return
+    share = run.reward.weights.format
+    formatted = 0.1 if share is None else share
+    right = f"reward=rag, or algorithm.success=[{{component: score, op: '>', value: {formatted:g}}}]"
+    for success in run.algorithm.success:
+        if success.component == "accuracy":
+            yield Problem("algorithm.success", "accuracy", "reward 7 is a score and gives no accuracy", right)
+        beaten = success.value > formatted or (success.op == ">" and success.value == formatted)
+        if success.component == "score" and not beaten:
+            why = f"the format alone earns {formatted:g}, and would be a success"
+            yield Problem("algorithm.success", f"score {success.op} {success.value:g}", why, right)
 
 
 def check_reward_source(run: RunConfig) -> Iterator[Problem]:
@@ -57,7 +65,7 @@ def check_reward_source(run: RunConfig) -> Iterator[Problem]:
 def check_reward_weights(run: RunConfig) -> Iterator[Problem]:
     """Shares are not negative, and belong to a reward that has them."""
     reward = run.reward
-    weights, number = reward.weights, numbered(reward)
+    weights, number = reward.weights, reward.number
     has = () if number is None else SHARES.get(number, ())
     for key, share in (("answer", weights.answer), ("format", weights.format), ("ndcg", weights.ndcg)):
         path = f"reward.weights.{key}"
@@ -87,7 +95,7 @@ def check_reward_limits(run: RunConfig) -> Iterator[Problem]:
 
 def check_judge(run: RunConfig) -> Iterator[Problem]:
     """What asks a judge has one, at an address without credentials, asked a bounded number of times."""
-    judge, number = run.reward.judge, numbered(run.reward)
+    judge, number = run.reward.judge, run.reward.number
     example = "http://127.0.0.1:8003/v1/chat/completions"
     if judge.url is None and number == SEARCHER:
         yield Problem("reward.judge.url", None, "reward 9 asks a judge whether the answer is right", example)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from hpt_megatron.rollout.colocated import Sleeper, Trainer, shared_devices
+from hpt_megatron.rollout.engine.colocated import Sleeper, Trainer, shared_devices
 
 
 class Sync(Protocol):

@@ -24,9 +24,9 @@ from hpt_megatron.rewards.build import build_scorer
 from hpt_megatron.rewards.composition import Scored
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.metrics import metrics
-from hpt_megatron.rollout.engine import RolloutEngine, Sampling
-from hpt_megatron.rollout.judged import sample_of, sample_of_target
+from hpt_megatron.rollout.engine.role import RolloutEngine, Sampling
 from hpt_megatron.rollout.to_rows import to_rows
+from hpt_megatron.rollout.to_sample import sample_of, sample_of_target
 from hpt_megatron.rollout.trajectory import Trajectory
 from hpt_megatron.rollout.trajectory_file import append
 
@@ -47,7 +47,7 @@ class Rollouts:
     ) -> None:
         self.run, self.keep, self.written = run, keep, written
         self.agent = agent_of(run, engine, folder)
-        self.scorer = build_scorer(run.reward)
+        self.scorer = build_scorer(run)
         self._targets: dict[str, Mapping[str, float]] = {}
 
     def collect(self, asked: Asked) -> Collected:

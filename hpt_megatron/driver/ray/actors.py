@@ -104,7 +104,7 @@ class RolloutProcess:
         """Loads the model; answers how many tokens the cache holds."""
         from hpt_megatron.data.chat import Chat
         from hpt_megatron.driver.loop.rollouts import Rollouts
-        from hpt_megatron.rollout.build import engine_of
+        from hpt_megatron.rollout.engine.build import engine_of
 
         self.engine = engine_of(self.run, self.folder, Chat.open(self.folder))
         self.engine.start()

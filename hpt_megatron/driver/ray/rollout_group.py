@@ -14,7 +14,7 @@ from typing import Any
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.driver.ray.call import answer, answers
 from hpt_megatron.protocol.batch import Batch
-from hpt_megatron.rollout.publish import Meeting
+from hpt_megatron.rollout.engine.publish import Meeting
 
 NAME = "rollout"
 

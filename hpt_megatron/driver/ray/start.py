@@ -29,7 +29,7 @@ from hpt_megatron.driver.ray.placement import Plan, check_room, plan_of
 from hpt_megatron.driver.ray.rollout_group import RolloutGroup
 from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 from hpt_megatron.errors import HptError
-from hpt_megatron.rollout.weight_sync import Transport, WeightSync
+from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 
 ROLLOUTS = "rollouts"
 ENGINE_THREADS = 8

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from hpt_megatron.rewards.retrieval import canonical, ndcg, recall
+from hpt_megatron.protocol.pages import canonical
+from hpt_megatron.rewards.retrieval import ndcg, recall
 from hpt_megatron.rollout.trajectory import Trajectory
 
 LABELS = {"generate_s": "actor_generation", "tool_s": "tool_execution", "generator_s": "frozen_generator"}

@@ -35,7 +35,7 @@ import httpx
 from hpt_megatron.data.record import Source
 from hpt_megatron.errors import HptError
 from hpt_megatron.percentile import percentile
-from hpt_megatron.rewards.retrieval import canonical
+from hpt_megatron.protocol.pages import canonical
 from hpt_megatron.rollout.search.breaker import Breaker
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.search.trust import UntrustedError, below

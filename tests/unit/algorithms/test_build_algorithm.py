@@ -10,13 +10,14 @@ from hpt_megatron.algorithms.credit.estimator import ESTIMATORS
 from hpt_megatron.algorithms.objective.kl import KL_ESTIMATORS
 from hpt_megatron.algorithms.objective.part import COMPONENTS, View
 from hpt_megatron.algorithms.objective.reshape import RESHAPES
-from hpt_megatron.algorithms.outcome import Condition, success_rule
+from hpt_megatron.algorithms.outcome import success_rule
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import Outcome
 from hpt_megatron.algorithms.target import make_target
 from hpt_megatron.config import algorithm as names
 from hpt_megatron.config.files import groups
 from hpt_megatron.config.load import load, load_run
+from hpt_megatron.protocol.conditions import Condition
 from hpt_megatron.protocol.rows import Rows
 
 

@@ -10,10 +10,11 @@ from hpt_megatron.algorithms.credit.estimator import CreditSettings
 from hpt_megatron.algorithms.credit.remax import remax
 from hpt_megatron.algorithms.normalize.streams import Coefficients
 from hpt_megatron.algorithms.normalize.weights import global_weights
-from hpt_megatron.algorithms.outcome import Condition, batch_metrics, count, successes
+from hpt_megatron.algorithms.outcome import batch_metrics, count, successes
 from hpt_megatron.algorithms.routing.decision import EXPLORE, IMITATE, Decision, Mix, Outcome, route
 from hpt_megatron.algorithms.routing.switch import ALL, Switch
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.conditions import Condition
 from hpt_megatron.protocol.rows import Rows
 
 

@@ -50,6 +50,14 @@ def test_validate_prints_every_planted_violation_at_once():
     assert "note: trainer.switch_gate is read as algorithm.switch_gate" in done.stdout
 
 
+def test_validate_reads_the_file_of_a_reward(tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text('{"components": [{"name": "f1"}]}')
+    done = hpt("config", "validate", f"reward.file={file}")
+    assert done.returncode == 2
+    assert "error: algorithm.success = accuracy: no such component in the reward; right would be: f1" in done.stdout
+
+
 def test_validate_says_that_a_sound_run_is_sound():
     done = hpt("config", "validate", "experiment=hpt-72b")
     assert (done.returncode, done.stderr) == (0, "")

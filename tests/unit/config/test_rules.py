@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from hpt_megatron.config.address import address_problems
 from hpt_megatron.config.load import load
 from hpt_megatron.config.model import Count
 from hpt_megatron.config.rules import RULES, check
@@ -282,7 +283,15 @@ BROKEN = [
         "warning",
     ),
     ([SEVEN, "algorithm.policy_loss=cispo"], "algorithm.clip_ratio_high", "weight of a token", "4.0", "warning"),
-    ([SEVEN, "reward.reward_impl_version=7"], "algorithm.success", "gives no accuracy", "reward=rag", "warning"),
+    ([SEVEN, "reward.reward_impl_version=7"], "algorithm.success", "gives no accuracy", "reward=rag", "error"),
+    (
+        [SEVEN, "reward=rag", "reward.weights.format=0.3"],
+        *("algorithm.success", "format alone earns 0.3", "op: '>', value: 0.3", "error"),
+    ),
+    (
+        [SEVEN, "reward=rag", "algorithm.success=[{component: score, op: '>=', value: 0.1}]"],
+        *("algorithm.success", "format alone earns 0.1", "op: '>', value: 0.1", "error"),
+    ),
     (
         [SEVEN, "algorithm.off_policy_reshape=logp"],
         "algorithm.off_policy_reshape",
@@ -452,6 +461,32 @@ def test_credentials_in_an_address_are_refused_and_not_repeated():
     problem = next(p for p in loaded.problems if p.path == "rollout.search_url")
     assert "credentials" in problem.why
     assert "secret" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://user:secret@host/s",
+        "user:secret@host",
+        "http://user:secret@[::1",
+        "http://user:sec/ret@host",
+        "http://user:secret@host:99999/s",
+        "http://user:secret@/s",
+        "http://user:secret@host/a b",
+        "http://:secret@host/",
+        "secret://a@host",
+    ],
+)
+def test_no_problem_of_an_address_repeats_a_password(address):
+    (problem,) = address_problems("rollout.search_url", address, "http://HOST")
+    assert "sec" not in str(problem)
+
+
+def test_an_address_has_a_port_that_is_one_and_no_space():
+    for address in ("http://host:99999/s", "http://host:0/s", "http://host:x/s", "http://ho st/s", "http://host/s\n"):
+        assert [p.why for p in address_problems("reward.judge.url", address, "")] == ["is not a web address"], address
+    for address in ("http://host:65535/s", "https://[::1]:80/", "http://host/a@b"):
+        assert list(address_problems("reward.judge.url", address, "")) == []
 
 
 def test_a_token_in_the_place_of_its_variables_name_is_refused_and_not_repeated():

@@ -15,7 +15,7 @@ from PIL import Image
 from hpt_megatron.data.files import plain, rows, write_rows
 from hpt_megatron.data.reading import read
 from hpt_megatron.data.record import IMAGE, Message, Record, Source, problems_of
-from hpt_megatron.data.rows import KNOWN, canonical, record_of, row_of
+from hpt_megatron.data.rows import KNOWN, record_of, row_of
 from hpt_megatron.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -90,12 +90,6 @@ def test_the_layout_of_vrag_names_the_pages_that_hold_the_answer():
     for name in ("a/deck 1.PDF", "a/deck 1.pptx", "a/deck 1"):
         assert record_of({**row, "extra_info": {**extra, "file_name": name}}, "here").reference == record.reference
     assert (record.index, record.style, record.golds, record.extra["question"]) == ("u1", "model", ("6",), "q")
-
-
-def test_pages_of_one_name_in_two_folders_stay_two():
-    assert canonical("deck1/1024.jpg") != canonical("deck2/1024.jpg")
-    assert canonical("v1.2/page.PNG") == "v1.2/page"
-    assert canonical("v1.2") == "v1.2"
 
 
 def test_numpy_at_any_depth_becomes_plain():

@@ -26,6 +26,15 @@ def left_over(marker):
     return found
 
 
+def assert_nothing_is_left():
+    """What was killed may take a moment to go."""
+    for _ in range(200):
+        if not left_over(b"/answer-"):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"still there: {left_over(b'/answer-')}")
+
+
 def test_what_a_program_prints_is_its_answer():
     fenced = "I print it.\n```python\nprint(6 * 7)\n```\n"
     assert CodeAnswer().score(Sample(turns=(fenced,), golds=("42",))).score == 1.0
@@ -68,6 +77,12 @@ def test_a_program_sees_no_variable_of_ours(monkeypatch):
     assert ran.ended == "done"
 
 
+@pytest.mark.skipif("--mount-proc" not in isolation(), reason="the kernel gives this user no /proc of its own")
+def test_a_program_sees_no_other_process():
+    seen = SHORT.run("import os; print(sorted(int(p) for p in os.listdir('/proc') if p.isdigit()))")
+    assert seen.output.strip() == "[1]"
+
+
 def test_its_folder_is_its_own_and_gone_after_it():
     ran = SHORT.run("import os; open('f', 'w').write('1'); print(os.getcwd())")
     assert ran.output.strip()
@@ -78,8 +93,7 @@ def test_its_folder_is_its_own_and_gone_after_it():
 def test_a_fork_bomb_is_bounded_and_leaves_nothing():
     bomb = "import os\nfor _ in range(20):\n    try: os.fork()\n    except OSError: pass\nimport time; time.sleep(30)"
     assert SHORT.run(bomb).ended in ("timeout", "failed")
-    time.sleep(0.2)
-    assert left_over(b"/answer-") == []
+    assert_nothing_is_left()
 
 
 def test_without_namespaces_the_whole_group_is_still_killed(monkeypatch):
@@ -88,8 +102,7 @@ def test_without_namespaces_the_whole_group_is_still_killed(monkeypatch):
     ran = SHORT.run(children)
     assert (ran.ended, set(ran.output.split())) == ("timeout", {"many"})
     assert CodeAnswer().score(Sample(turns=(), answer="print(6 * 7)", golds=("42",))).score == 1.0
-    time.sleep(0.2)
-    assert left_over(b"/answer-") == []
+    assert_nothing_is_left()
 
 
 @pytest.mark.skipif(not isolation(), reason="the kernel gives this user no namespaces of its own")
@@ -97,8 +110,7 @@ def test_with_namespaces_nothing_escapes_and_no_host_is_reached():
     """Not covered: a host without namespaces, where a program that starts a session of its own outlives its answer."""
     escape = "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(60)\nprint('left')"
     assert SHORT.run(escape).output.strip() == "left"
-    time.sleep(0.2)
-    assert left_over(b"/answer-") == []
+    assert_nothing_is_left()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         reach = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)\nprint('reached')"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.conditions import Condition
 from hpt_megatron.rewards.component import Result, Sample
-from hpt_megatron.rewards.composition import Composition, Condition, Weighted
+from hpt_megatron.rewards.composition import Composition, Weighted
 from hpt_megatron.rewards.extent import Length, Overlong, Repetition
 from hpt_megatron.rewards.keywords import Accuracy, Quality, found
 
@@ -61,11 +62,38 @@ def test_success_needs_every_condition():
     assert Composition(parts=parts(a=0.9, b=2.0), success=rule).score(EMPTY).success is False
 
 
-@pytest.mark.parametrize("broken", [Broken(), Fixed(math.nan), Fixed(math.inf)])
+def test_what_a_row_shows_moves_no_threshold_of_success():
+    """Neither here nor under `algorithm.success`, which compares `components`."""
+    half = Composition(parts=parts(a=1.0, b=1.0), success=(Condition("score", ">", 0.75),), modality={"image": 0.5})
+    scored = half.score(Sample(turns=(), modality="image"))
+    assert (scored.total, scored.success, scored.components["score"]) == (0.5, True, 1.0)
+    double = Composition(parts=parts(a=1.0), success=(Condition("score", ">", 0.75),), modality={"image": 2.0})
+    assert double.score(Sample(turns=(), modality="image")).success is False
+
+
+@dataclass(frozen=True)
+class Turned:
+    turns: tuple
+
+    def score(self, sample):
+        return Result(1.0, turns=self.turns)
+
+
+class Leaves:
+    def score(self, sample):
+        raise SystemExit(0)
+
+
+BAD = [Broken(), Fixed(math.nan), Fixed(math.inf), Turned((1.0, math.nan)), Turned(("1",)), Leaves()]
+
+
+@pytest.mark.parametrize("broken", BAD)
 def test_a_component_that_fails_is_flagged_and_its_row_does_not_count(broken):
     composition = Composition(parts=parts(a=1.0, b=broken), on_error=2.0, success=(Condition("b"),))
     scored = composition.score(EMPTY)
     assert (scored.valid, scored.success, scored.flags) == (False, False, ("b/error",))
+    assert scored.failed
+    assert scored.turns == ()
     assert scored.total == 1.5  # the score for errors is 2, yet it meets no condition
     assert 0 < len(scored.results["b"].details["error"]) <= 300
 

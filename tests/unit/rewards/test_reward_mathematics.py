@@ -6,7 +6,16 @@ import pytest
 
 from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.component import Sample
-from hpt_megatron.rewards.math_text import after_thinking, boxed, is_word, spelled, stated, too_heavy
+from hpt_megatron.rewards.math_text import (
+    after_thinking,
+    boxed,
+    is_word,
+    says_more,
+    spelled,
+    stated,
+    too_heavy,
+    written,
+)
 from hpt_megatron.rewards.mathematics import BoxedFormat, Mathematics
 
 
@@ -71,6 +80,9 @@ def test_what_is_refused_by_its_looks_and_what_is_not():
         "9^9^9": "tower",
         "9^{9^{9}}": "tower",
         "9**9**9": "tower",
+        r"9^\left(9^{9}\right)": "tower",
+        r"{9}^{{9}^{9}}": "tower",
+        r"9 \, ^{\, 9 ^ (9)}": "tower",
         "2^{100000}": "exponent",
         "1e9999": "exponent",
         "10000!": "factorial",
@@ -117,6 +129,46 @@ def test_words_are_no_products_of_letters():
     assert scored("seat", r"\text{East}") == scored("north", "East")
 
 
+def test_a_difference_is_no_word_and_letters_behind_a_number_are_no_unit():
+    for answer, gold in (
+        ("-y + x", "x - y"),
+        ("-cd + ab", "ab - cd"),
+        ("a - c + b", "a + b - c"),
+        (r"2\sqrt{2}\ \mathrm{m}", r"\sqrt{8}"),
+        ("12 square feet", "12"),
+        (r"12 \text{ apples}", "12"),
+        (r"\frac{10}{2}\text{ km}", "5"),
+        ("Red-Blue", "red-blue"),
+    ):
+        assert scored(answer, gold).score == 1.0, answer
+    for answer, gold in (
+        ("y - x", "x - y"),
+        ("2 xyz", "2"),
+        ("3 ab", "3"),
+        ("2t", "2"),
+        ("3 million", "3"),
+        (r"3\text{ million}", "3"),
+        ("3", "3 million"),
+        ("5 or more", "5"),
+        ("1, 234", "1234"),
+        ("3 4", "34"),
+    ):
+        assert scored(answer, gold).score == 0.0, answer
+
+
+def test_what_math_verify_or_sympy_cannot_compare_is_flagged(monkeypatch):
+    def raises(*_, **__):
+        raise TypeError("cannot determine truth value")
+
+    monkeypatch.setattr("math_verify.verify", raises)
+    monkeypatch.setattr("sympy.simplify", raises)
+    assert scored("x + 1", "x + 2").flags == ("not_compared",)
+    assert scored("x + 1", "x + 2", equal="sympy").flags == ("not_compared",)
+    assert scored("x + 1", "x + 1", equal="verify").score == 1.0
+    monkeypatch.setattr("math_verify.verify", lambda *_, **__: False)
+    assert scored("x + 1", "x + 2", equal="verify").flags == ()
+
+
 def test_the_texts_that_are_looked_at():
     def text(turn, **settings):
         return Mathematics(**settings).score(Sample(turns=(turn,), golds=("4",)))
@@ -126,6 +178,7 @@ def test_the_texts_that_are_looked_at():
     assert text("<think> \\boxed{4} </think> done", think="required").flags == ("no_box",)
     assert text("it is 4.0001", extract="stated", rel_tol=1e-4).score == 0.0
     assert text("answer is 4.0001", extract="stated", rel_tol=1e-4).score == 1.0
+    assert text(r"the answer is \boxed{4", extract="stated").flags == ("no_answer",)
     assert text("", unformatted=-1.0).score == -1.0
     assert (
         Mathematics(extract="text").score(Sample(turns=("<answer>4</answer>",), answer="4", golds=("4",))).score == 1.0
@@ -142,9 +195,10 @@ def test_the_texts_that_are_looked_at():
     "piece", ["\\boxed{", "{", "9^", "answer is ", "1,", "\\text{", "0", " ", "}", "((9)^", "a b ", "\\frac"]
 )
 def test_long_text_is_looked_at_in_time(piece):
-    long = piece * (20_000 // len(piece))
+    """Under 1 s of processor time where it grows with the length, hours where it grows with the square."""
+    long = piece * (200_000 // len(piece))
     start = time.process_time()
-    for look in (boxed, spelled, too_heavy, stated, after_thinking, is_word):
+    for look in (boxed, spelled, too_heavy, stated, after_thinking, is_word, written, says_more):
         look(long)
         look(long[:2000])
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 30

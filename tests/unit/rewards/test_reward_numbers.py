@@ -6,21 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from reward_seven import RETRIEVAL
 
+from hpt_megatron.config.algorithm import SuccessConfig
 from hpt_megatron.config.load import load
-from hpt_megatron.config.rules.reward import PRESETS
 from hpt_megatron.errors import UserError
-from hpt_megatron.rewards.build import build_scorer, composition_of
-from hpt_megatron.rewards.by_number import BY_NUMBER, PRESET_NAMES
+from hpt_megatron.rewards.build import build_scorer, composition_of, problems_of
+from hpt_megatron.rewards.by_number import BY_NUMBER
 from hpt_megatron.rewards.component import Sample
-from hpt_megatron.rewards.composition import RETRIEVAL
 
-REWARD = load([]).run.reward
+RUN = load([]).run
+REWARD = RUN.reward
 THOUGHT = "<think>because</think> "
 
 
 def of(number, **changes):
-    return replace(REWARD, reward_impl_version=number, **changes)
+    """A run whose reward names the components that it has."""
+    success = (SuccessConfig(component="score", op=">", value=0.5),)
+    reward = replace(REWARD, reward_impl_version=number, **changes)
+    return replace(RUN, reward=reward, algorithm=replace(RUN.algorithm, success=success))
 
 
 def totals(number, *turns, gold=r"\frac{1}{2}"):
@@ -94,9 +98,9 @@ USE = """
 from hpt_megatron.config.load import load
 from hpt_megatron.rewards.build import build_scorer
 from hpt_megatron.rewards.component import Sample
-loaded = load(["reward.reward_impl_version=100"])
+loaded = load(["reward.reward_impl_version=100", "algorithm.success=[{component: vowels, op: '>=', value: 1}]"])
 assert loaded.ok, loaded.problems
-with build_scorer(loaded.run.reward) as scorer:
+with build_scorer(loaded.run) as scorer:
     rows = scorer.score([Sample(turns=("aei",)), Sample(turns=("xyz",))])
     print([row.total for row in rows], len(scorer.workers.ids))
 print([p.right for p in load(["reward.reward_impl_version=101"]).problems if "reward_impl" in p.path])
@@ -117,7 +121,6 @@ def test_number_100_of_another_package_scores_in_a_process_without_a_change_here
 
 
 def test_a_file_comes_before_a_preset_and_a_preset_before_the_number(tmp_path):
-    assert PRESETS == PRESET_NAMES
     file = tmp_path / "reward.json"
     file.write_text(json.dumps({"components": [{"name": "f1"}]}))
     assert [part.name for part in composition_of(of(6, file=str(file))).parts] == ["f1"]
@@ -133,7 +136,7 @@ def test_a_file_comes_before_a_preset_and_a_preset_before_the_number(tmp_path):
 def test_every_choice_of_the_group_makes_a_composition(choice):
     loaded = load([f"reward={choice}"])
     assert loaded.ok, loaded.problems
-    assert composition_of(loaded.run.reward).parts
+    assert composition_of(loaded.run).parts
 
 
 def test_what_cannot_work_is_refused_before_the_first_sample(tmp_path, monkeypatch):
@@ -159,9 +162,45 @@ def test_the_runs_weight_of_a_modality_multiplies_any_reward_and_a_files_own(tmp
     words = ["reward.modality_weights.image=0.5"]
     shown = Sample(turns=("<answer>4</answer>",), retrieved=("d/1",), reference=("d/1",), modality="image")
     told = replace(shown, modality="text")
-    by_number = composition_of(load(["reward=rag", *words]).run.reward)
+    by_number = composition_of(load(["reward=rag", *words]).run)
     assert (by_number.score(shown).total, by_number.score(told).total) == (0.5, 1.0)
     file = tmp_path / "own.json"
-    file.write_text('{"components": [{"name": "format", "weight": 1.0}], "modality": {"image": 0.5, "table": 3.0}}')
-    own = composition_of(load([f"reward.file={file}", *words]).run.reward)
-    assert dict(own.modality) == {"image": 0.25, "table": 3.0}
+    file.write_text('{"components": [{"name": "format", "weight": 1.0}], "modality": {"image": 0.5, "search": 3.0}}')
+    own = composition_of(load([f"reward.file={file}", *words]).run)
+    assert dict(own.modality) == {"image": 0.25, "search": 3.0}
+
+
+def test_what_looks_at_actions_knows_the_runs_further_tools(tmp_path):
+    run = replace(of(7), rollout=replace(RUN.rollout, tools=("calculator",)))
+    turns = ("<calculator>1 + 1</calculator>", "<answer>4</answer>")
+    assert composition_of(run).score(Sample(turns=turns, **FOUND)).gated == ()
+    assert composition_of(of(7)).score(Sample(turns=turns, **FOUND)).gated == ("format",)
+    own = tmp_path / "own.json"
+    own.write_text(
+        '{"components": [{"name": "tool_use"}, {"name": "format", "settings": {"tools": ["ruler"]}}]}', encoding="utf-8"
+    )
+    by_file = composition_of(replace(run, reward=replace(REWARD, file=str(own))))
+    assert [part.component.tools for part in by_file.parts] == [("calculator",), ("ruler",)]
+
+
+def test_a_program_may_take_its_time_before_the_scorer_gives_a_sample_up(tmp_path):
+    file = tmp_path / "code.json"
+    part = {"name": "code", "settings": {"seconds": 300.0}}
+    file.write_text(json.dumps({"components": [part, {**part, "as": "again"}]}))
+    with build_scorer(of(6, file=str(file), run_code=True)) as scorer:
+        assert scorer.seconds > 600
+
+
+def test_a_validated_run_has_a_reward_that_can_be_scored(tmp_path):
+    def said(words, text):
+        file = tmp_path / "own.json"
+        file.write_text(text, encoding="utf-8")
+        return [(problem.path, problem.why) for problem in problems_of(load([f"reward.file={file}", *words]).run)]
+
+    assert said([], '{"components": [{"name": "math", "as": "accuracy"}]}') == []
+    ((path, why),) = said([], '{"components": [{"name": "maths"}]}')
+    assert (path, "no such component" in why) == ("reward.file", True)
+    assert said([], '{"components": [{"name": "f1"}]}') == [("algorithm.success", "no such component in the reward")]
+    assert said([], '{"components": [{"name": "llm_judge", "as": "accuracy"}]}')[0][0] == "reward.judge.url"
+    assert said([], '{"components": [{"name": "code", "as": "accuracy"}]}')[0][0] == "reward.run_code"
+    assert said(["reward.run_code=true"], '{"components": [{"name": "code", "as": "accuracy"}]}') == []

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+from reward_seven import RETRIEVAL
 
+from hpt_megatron.protocol.pages import canonical
 from hpt_megatron.rewards.component import Sample
-from hpt_megatron.rewards.composition import RETRIEVAL
-from hpt_megatron.rewards.retrieval import Ndcg, Recall, ReciprocalRank, canonical
+from hpt_megatron.rewards.retrieval import Ndcg, Recall, ReciprocalRank
 
 pytestmark = pytest.mark.fast
 
@@ -39,6 +40,7 @@ def test_slides_of_two_decks_with_one_number_are_two_pages():
     assert Ndcg().score(found("./right/1024.PNG", gold=("right/1024.jpg",))).score == 1.0
     assert canonical("right\\1024.jpeg") == "right/1024"
     assert canonical("deck/v1.2") == "deck/v1.2"
+    assert canonical("v1.2/page.PNG") == "v1.2/page"
 
 
 def test_without_gold_pages_the_row_does_not_count():

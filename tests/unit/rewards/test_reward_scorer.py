@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
+from reward_seven import RETRIEVAL
 
 from hpt_megatron.errors import HptError
-from hpt_megatron.rewards.component import Result, Sample, on_turn_ends, policy_turns
-from hpt_megatron.rewards.composition import RETRIEVAL, Composition, Weighted
+from hpt_megatron.rewards.component import Result, Sample, on_turn_ends
+from hpt_megatron.rewards.composition import Composition, Weighted
 from hpt_megatron.rewards.scorer import Scorer, reward_metrics
 from hpt_megatron.rewards.text import ExactMatch
-from hpt_megatron.rewards.turns import Format, final_answer
+from hpt_megatron.rewards.turns import Format
 
 pytestmark = pytest.mark.fast
 
@@ -22,8 +23,10 @@ class Slow:
     """Waits as long as the answer says, or until it is let go; plays another package's component."""
 
     let_go: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
 
     def score(self, sample):
+        self.begun.set()
         if sample.answer == "hang":
             self.let_go.wait(30)
         elif sample.answer == "exit":
@@ -83,10 +86,10 @@ def test_a_closed_scorer_takes_nothing_more_and_answers_what_it_had():
     slow = Slow()
     scorer = Scorer(Composition(parts=(Weighted("slow", 1.0, slow),)), threads=1)
     group = scorer.submit([waiting("hang"), waiting("0")])
-    time.sleep(0.05)
+    assert slow.begun.wait(10)
     scorer.close()
+    assert [row.flags for row in group.result(10)] == [("slow/closed",), ("slow/closed",)]  # though one never ends
     slow.let_go.set()
-    assert [row.flags for row in group.result(10)] == [(), ("slow/closed",)]
     with pytest.raises(HptError, match="closed"):
         scorer.submit([waiting("0")])
 
@@ -123,16 +126,3 @@ def test_scores_of_turns_are_weighted_and_stand_on_the_last_sampled_token_of_eac
     assert on_turn_ends(scored.turns, mask, turn) == [0, 0, 1.0, 0, 0.0, 0, 1.0, 0]
     assert RETRIEVAL.score(Sample(turns=turns, reference=("a",))).turns == (0.0, 0.0, 0.0)  # behind the shut gate
     assert Composition(parts=parts[1:]).score(Sample(turns=turns)).turns == ()
-
-
-def test_the_environments_help_earns_nothing_through_the_whole_scorer():
-    """One invalid action, and a help text that shows example tags: a public reward paid for it, and took Beijing."""
-    words = ["I", "guess", "<search> query </search>", "<answer> Beijing </answer>", "still", "guessing"]
-    mask, turn = [1, 1, 0, 0, 1, 1], [1, 1, -2, -2, 2, 2]
-    turns = tuple(" ".join(words[i] for i in ids) for ids in policy_turns(range(6), mask, turn))
-    sample = Sample(turns=turns, answer=final_answer(turns), golds=("Beijing",), retrieved=("d/1",), reference=("d/1",))
-    parts = (*RETRIEVAL.parts, Weighted("accuracy", 1.0, ExactMatch()))
-    with Scorer(Composition(parts=parts, gates=RETRIEVAL.gates)) as scorer:
-        (row,) = scorer.score([sample])
-    assert (row.total, row.components["format"], row.components["accuracy"]) == (0.0, 0.0, 0.0)
-    assert turns == ("I guess", "still guessing")

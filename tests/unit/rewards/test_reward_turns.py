@@ -1,9 +1,9 @@
 """What the format accepts, and that nothing of an observation earns anything."""
 
 import pytest
+from reward_seven import RETRIEVAL
 
 from hpt_megatron.rewards.component import Sample, policy_turns
-from hpt_megatron.rewards.composition import RETRIEVAL
 from hpt_megatron.rewards.tool_use import ToolUse
 from hpt_megatron.rewards.turns import Action, Format, final_answer, first_action
 
@@ -100,3 +100,13 @@ def test_tools_are_paid_only_with_a_right_answer():
     priced = ToolUse(free=1, price=0.25).score(wrong)
     assert (priced.score, priced.details) == (-0.25, {"tools": 3.0, "searches": 2.0})
     assert ToolUse(free=0, price=9.0, most=0.5).score(wrong).score == -0.5
+
+
+def test_a_further_tool_of_the_run_is_used_and_well_formed():
+    turns = ("<calculator>1 + 1</calculator>", "<answer>2</answer>")
+    sample = Sample(turns=turns, answer="2", golds=("2",))
+    assert (ToolUse().score(sample).score, ToolUse(tools=("calculator",)).score(sample).score) == (0.0, 1.0)
+    empty = Sample(turns=("<calculator> </calculator>", turns[1]), answer="2", golds=("2",))
+    assert ToolUse(tools=("calculator",)).score(empty).score == 0.0
+    assert faults(*turns) == ("bad_tags",)
+    assert faults(*turns, tools=("calculator",)) == ()

@@ -22,6 +22,7 @@ from hpt_megatron.rewards.component import ComponentError, Sample
 from hpt_megatron.rewards.composition import Composition, Weighted
 from hpt_megatron.rewards.mathematics import Mathematics
 from hpt_megatron.rewards.scorer import Scorer, reward_metrics
+from hpt_megatron.rewards.tool_use import ToolUse
 from hpt_megatron.rewards.workers import InWorker, Limits, Workers
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,7 @@ class Bad:
             while True: pass
         if what == "sleep": time.sleep(3600)
         if what == "memory": return Result(float(len(bytearray(1 << 40))))
+        if what == "stack": os.kill(os.getpid(), signal.SIGSEGV)
         if what == "exit": os._exit(3)
         if what == "kill": os.kill(os.getpid(), signal.SIGKILL)
         if what == "leave": sys.exit(0)
@@ -83,6 +85,7 @@ def said(answer):
 
 FAULTS = [
     *[("hang", "timeout"), ("sleep", "timeout"), ("memory", "memory"), ("exit", "worker_died")],
+    ("stack", "worker_died"),
     *[("kill", "worker_died"), ("leave", "error"), ("raise", "error"), ("nan", "error"), ("none", "error")],
     ("unwritable", "error"),
 ]
@@ -96,10 +99,11 @@ def test_each_fault_is_one_flagged_row_and_the_rest_of_the_batch_is_unharmed(poo
         assert len(pool.ids) == 2
         again = scorer.score([said("fine")] * 4)
     for (fault, flag), row in zip(FAULTS, rows[::2], strict=False):
-        assert (row.total, row.valid, row.flags) == (-0.25, False, (f"bad/{flag}",)), fault
+        used_up = fault in ("hang", "sleep", "memory", "stack")  # by the answer itself, which is wrong then
+        assert (row.total, row.valid, row.flags) == (0.0 if used_up else -0.25, used_up, (f"bad/{flag}",)), fault
     assert [row.total for row in rows[1::2]] == [1.0] * len(FAULTS)
     assert rows[-1].total == 1.0  # what it printed was no reply
-    assert metrics["reward/errors"] == len(FAULTS)
+    assert metrics["reward/errors"] == len(FAULTS) - 4
     assert metrics["reward/flag/bad/timeout"] == 2
     assert [row.total for row in again] == [1.0] * 4
 
@@ -229,14 +233,24 @@ def test_answers_too_heavy_to_look_at_are_wrong_at_once(mathematics):
     assert mathematics.replaced == 0
 
 
+def test_tools_paid_by_mathematics_are_tested_and_scored_in_a_worker():
+    """The worker loads `tool_use` alone, and has to know `math` by its name."""
+    paid = ToolUse(right="math")
+    turns = ("<search>half</search>", r"<answer>\boxed{0.5}</answer>")
+    with Workers([paid], size=1) as workers:
+        workers.check()
+        assert workers.score(paid, Sample(turns=turns, golds=("1/2",))).score == 1.0
+        assert workers.score(paid, Sample(turns=turns, golds=("1/3",))).score == 0.0
+
+
 def test_mathematics_that_never_ends_is_killed_in_its_time():
     """What no look finds: an integral that sympy works on for ever."""
     endless = Sample(turns=(r"\boxed{\int_0^1 \sin(x^{9})^{9} dx}",), golds=(r"(x+1)^{2}+y",))
     with Workers([Mathematics()], size=1, limits=Limits(seconds=1.5)) as workers:
         workers.check()
-        composition = Composition(parts=(Weighted("math", 1.0, InWorker(Mathematics(), workers)),))
+        composition = Composition(parts=(Weighted("math", 1.0, InWorker(Mathematics(wrong=-0.5), workers)),))
         row = composition.score(endless)
-        assert (row.total, row.valid, row.flags) == (0.0, False, ("math/timeout",))
+        assert (row.total, row.valid, row.failed, row.flags) == (-0.5, True, False, ("math/timeout",))
         assert composition.score(Sample(turns=(r"\boxed{0.5}",), golds=("1/2",))).total == 1.0
         assert workers.replaced == 1
 
@@ -260,9 +274,9 @@ PIECES = [
 ]
 
 
-def test_two_hundred_hostile_answers_are_right_wrong_or_flagged_and_the_pool_stays():
+def test_a_hundred_hostile_answers_are_right_wrong_or_flagged_and_the_pool_stays():
     draw = random.Random(13)
-    answers = ["".join(draw.choices(PIECES, k=draw.randrange(1, 9))) for _ in range(200)]
+    answers = ["".join(draw.choices(PIECES, k=draw.randrange(1, 9))) for _ in range(100)]
     samples = [Sample(turns=(f"\\boxed{{{answer}}}",), golds=(draw.choice(answers), "1/2")) for answer in answers]
     with Workers([Mathematics()], size=2, limits=Limits(seconds=1.0)) as workers:
         parts = (Weighted("box", 1.0, InWorker(Mathematics(), workers)),)
@@ -271,5 +285,5 @@ def test_two_hundred_hostile_answers_are_right_wrong_or_flagged_and_the_pool_sta
             rows = scorer.score(samples)
         assert len(workers.ids) == 2
     assert {row.components["box"] for row in rows} == {0.0, 1.0}
-    assert sum(row.valid for row in rows) > 150
+    assert sum(row.valid for row in rows) > 75
     assert len({row.flags for row in rows}) > 3
