@@ -36,6 +36,7 @@ from torch import Tensor
 
 from hpt_megatron.algorithms.credit.estimator import Credit
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.overlong import overlong
 from hpt_megatron.protocol.rows import Rows
 
 OnTruncated = Literal["keep", "zero_credit", "mask"]
@@ -59,8 +60,8 @@ class Overlong:
 
 def overlong_penalty(lengths: Tensor, settings: Overlong) -> Tensor:
     """[R] what is added to the score of a response of so many tokens."""
-    under = settings.max_length - settings.buffer - lengths.to(torch.float32)
-    return settings.factor * (under / max(settings.buffer, 1)).clamp(-1.0, 0.0)
+    each = [overlong(length, settings.max_length, settings.buffer) for length in lengths.tolist()]
+    return settings.factor * torch.tensor(each, dtype=torch.float32)
 
 
 def response_lengths(rows: Rows) -> Tensor:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.protocol.overlong import overlong
 from hpt_megatron.rewards.component import COMPONENTS, Result, Sample
 
 Unit = Literal["tokens", "words", "characters"]
@@ -73,10 +74,8 @@ class Overlong:
 
     def score(self, sample: Sample) -> Result:
         """0, or how far into the buffer the response reaches."""
-        over = sample.tokens - (self.longest - self.buffer)
-        if over <= 0:
-            return Result(0.0)
-        return Result(-min(over / self.buffer, 1.0) if self.buffer else -1.0, ("overlong",))
+        penalty = overlong(sample.tokens, self.longest, self.buffer)
+        return Result(penalty, ("overlong",) if penalty else ())
 
 
 @COMPONENTS.add("repetition")

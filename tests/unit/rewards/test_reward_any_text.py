@@ -131,7 +131,10 @@ ELSEWHERE = {"workers", "mathematics", "math_equality"}  # in test_reward_worker
 EXAMPLES = sorted({module.name for module in pkgutil.iter_modules(rewards.__path__)} - ELSEWHERE)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+BELOW = ["protocol.conditions", "protocol.overlong", "protocol.pages", "config.presets", "config.address"]
+
+
+@pytest.mark.parametrize("name", [*(f"rewards.{name}" for name in EXAMPLES), *BELOW])
 def test_the_examples_hold(name):
-    result = doctest.testmod(importlib.import_module(f"hpt_megatron.rewards.{name}"))
+    result = doctest.testmod(importlib.import_module(f"hpt_megatron.{name}"))
     assert (result.failed, result.attempted > 0) == (0, True)

@@ -1,7 +1,9 @@
 """Programs that a model wrote, run for real: what they print, and what they try."""
 
 import os
+import shutil
 import socket
+import subprocess
 import time
 
 import pytest
@@ -77,7 +79,16 @@ def test_a_program_sees_no_variable_of_ours(monkeypatch):
     assert ran.ended == "done"
 
 
-@pytest.mark.skipif("--mount-proc" not in isolation(), reason="the kernel gives this user no /proc of its own")
+def may_mount():
+    """Whether the kernel gives this user a /proc of its own, asked without our help."""
+    if shutil.which("unshare") is None:
+        return False
+    own_user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    done = subprocess.run(["unshare", *own_user, "--pid", "--fork", "--mount-proc", "true"], check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="the kernel gives this user no /proc of its own")
 def test_a_program_sees_no_other_process():
     seen = SHORT.run("import os; print(sorted(int(p) for p in os.listdir('/proc') if p.isdigit()))")
     assert seen.output.strip() == "[1]"
