@@ -19,6 +19,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,7 @@ class MegatronWorker:
         fields = ["value"] if self.head == "scalar" else ["logp", *(["entropy"] if want == "entropy" else [])]
         sizes = [part.rows.num_tokens for part in parts]
         answer = torch.zeros(len(fields), sum(sizes), device="cuda")
-        for (token, said), start in zip(kept, starts_of(sizes), strict=bool(kept)):
+        for (token, said), start in zip(kept, accumulate([0, *sizes]), strict=False):  # or nothing was said here
             for line, name in enumerate(fields):
                 answer[line, token + start] = getattr(said, name).float()
         if self.run.layout.cp > 1:  # each token is on one of the ranks, and 0 on the others
@@ -397,8 +398,3 @@ def every_token(parts: Sequence[Batch]) -> list[Tensor]:
 def keep_all(pack: Pack, said: Said) -> tuple[Tensor, tuple[Tensor, Said]]:
     """No loss; what the head says, and about which tokens."""
     return torch.zeros((), device=pack.ids.device), (pack.token, said)
-
-
-def starts_of(sizes: Sequence[int]) -> list[int]:
-    """Where each piece begins when they stand one after the other."""
-    return [sum(sizes[:number]) for number in range(len(sizes))]

@@ -49,10 +49,8 @@ def check_retrieval_success(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_reward_source(run: RunConfig) -> Iterator[Problem]:
-    """A file or a preset takes the number's place, one of them, and exists."""
+    """What takes the number's place exists: a file, which comes before a preset, or a preset."""
     reward = run.reward
-    if reward.file is not None and reward.preset is not None:
-        yield Problem("reward.preset", reward.preset, "reward.file is given as well", "one of the two")
     if reward.file is not None and not isfile(reward.file):
         yield Problem("reward.file", reward.file, "no such file", "an existing composition in JSON, or null")
     if reward.preset is not None and reward.preset not in PRESETS:

@@ -304,7 +304,6 @@ BROKEN = [
     ([SEVEN, "algorithm.policy_loss=gspo"], "algorithm.clip_ratio_high", "whole rows", "0.0004", "warning"),
     ([SEVEN, "reward.reward_impl_version=12"], "reward.reward_impl_version", "no such reward", "100", "error"),
     ([SEVEN, "reward.file=nowhere.json"], "reward.file", "no such file", "JSON", "error"),
-    ([SEVEN, "reward.file=nowhere.json", "reward.preset=length"], "reward.preset", "as well", "one of", "error"),
     ([SEVEN, "reward.preset=systematic"], "reward.preset", "no such preset", "balanced, accuracy", "error"),
     ([SEVEN, "reward.run_code=true"], "reward.run_code", "runs code", "reward.file", "warning"),
     ([SEVEN, "reward=rag", "reward.weights.ndcg=-1"], "reward.weights.ndcg", "opposite", "0 or more", "error"),

@@ -15,7 +15,7 @@ from hpt_megatron.rewards.build import build_scorer, composition_of, problems_of
 from hpt_megatron.rewards.by_number import BY_NUMBER
 from hpt_megatron.rewards.component import Sample
 
-RUN = load([]).run
+RUN = load(["reward=math"]).run
 REWARD = RUN.reward
 THOUGHT = "<think>because</think> "
 
@@ -98,12 +98,13 @@ USE = """
 from hpt_megatron.config.load import load
 from hpt_megatron.rewards.build import build_scorer
 from hpt_megatron.rewards.component import Sample
-loaded = load(["reward.reward_impl_version=100", "algorithm.success=[{component: vowels, op: '>=', value: 1}]"])
+vowels = "algorithm.success=[{component: vowels, op: '>=', value: 1}]"
+loaded = load(["reward=math", "reward.reward_impl_version=100", vowels])
 assert loaded.ok, loaded.problems
 with build_scorer(loaded.run) as scorer:
     rows = scorer.score([Sample(turns=("aei",)), Sample(turns=("xyz",))])
     print([row.total for row in rows], len(scorer.workers.ids))
-print([p.right for p in load(["reward.reward_impl_version=101"]).problems if "reward_impl" in p.path])
+print([p.right for p in load(["reward=math", "reward.reward_impl_version=101"]).problems if "reward_impl" in p.path])
 """
 
 
