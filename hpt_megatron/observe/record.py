@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "trainer.save_freq",
     "trainer.test_freq",
     "trainer.keep_last",
+    "trainer.max_restarts",
 )
 SHOWN = 3
 

@@ -71,6 +71,18 @@ class Step:
         told["actor/skipped"] = float(sum(bool(report.skipped) for report in reports))
         self.add(told)
 
+    def critic_updates(self, reports: Sequence[StepReport]) -> None:
+        """Those of the critic; what its loss reports is already called `critic/...`."""
+        count = max(len(reports), 1)
+        told: dict[str, float] = {}
+        for report in reports:
+            for name, number in {**report.metrics, "critic/grad_norm": report.grad_norm}.items():
+                told[name] = told.get(name, 0.0) + number / count
+            told["critic/lr"] = report.lr
+            if report.skipped:
+                self.note(f"update of the critic skipped: {report.skipped}")
+        self.add(told)
+
     def end(self) -> None:
         """The step is over; what comes after it costs it nothing."""
         self._seconds = time.perf_counter() - self._began

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
-from hpt_megatron.algorithms.objective.part import Component, View
+from hpt_megatron.algorithms.objective.part import OPTIONAL, Component, View
 from hpt_megatron.config.model import ModelConfig
 from hpt_megatron.errors import UserError
 from hpt_megatron.mcore.step.objective import WEIGHT
@@ -55,7 +55,7 @@ def reference_outcome(folder: str | Path, model: ModelConfig, batch: Batch, comp
     entropy = -(spread.exp() * spread).sum(-1)
     losses = {}
     for component in components:
-        stored = {name: rows.tokens[name] for name in (*component.reads, "rollout_logp") if name in rows.tokens}
+        stored = {name: rows.tokens[name] for name in (*component.reads, *OPTIONAL) if name in rows.tokens}
         weight = rows.tokens.get(f"{WEIGHT}{component.name}", torch.zeros_like(logp))
         view = View.of_rows(logp, weight, rows.row_of_token, entropy=entropy, **stored)
         losses[component.name] = component(view).loss

@@ -13,6 +13,7 @@ from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.driver.loop.roles import Saved
 from hpt_megatron.driver.loop.run import Course, total_steps
 from hpt_megatron.driver.loop.validation import Validation
 from hpt_megatron.observe.journal import Journal
@@ -35,10 +36,23 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     write_record(asked, folder)
     journal = Journal(folder, total, shown)
     journal.tell(f"{len(prompts)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")
-    from hpt_megatron.driver.ray.start import open_roles  # Ray, and with it everything that takes time
+    from hpt_megatron.driver.ray.call import ActorDiedError  # Ray, and with it everything that takes time
+    from hpt_megatron.driver.ray.start import open_roles
 
-    with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
-        sampler = build_sampler(run.data, run.trainer.seed, prompts)
-        loop = RlLoop(run, roles, Algorithm(run), prompts, sampler)
-        validation = Validation(run, loop, tested) if len(tested) else None
-        return Course(run, loop, roles.policy, journal, validation).go()
+    forbidden = forbidden_ids(chat, run.model.vocab_size)
+    for left in reversed(range(1 + run.trainer.max_restarts)):
+        try:
+            with open_roles(run, forbidden, folder) as roles:
+                sampler = build_sampler(run.data, run.trainer.seed, prompts)
+                loop = RlLoop(run, roles, Algorithm(run), prompts, sampler)
+                validation = Validation(run, loop, tested) if len(tested) else None
+                saved: dict[str, Saved] = {"trainer": roles.policy}
+                if roles.critic is not None:
+                    saved["critic"] = roles.critic
+                return Course(run, loop, saved, journal, validation).go()
+        except ActorDiedError as error:
+            if not left:
+                raise
+            journal.tell(f"{error}; all roles start again, from the newest checkpoint")
+            run = replace(run, trainer=replace(run.trainer, resume="auto"))
+    raise AssertionError  # the last try answers or raises

@@ -84,6 +84,11 @@ class Composition:
     on_error: float = 0.0
     modality: Mapping[str, float] = field(default_factory=dict)  # 1 for a modality that is not named
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `Scored.components` has entries for."""
+        return (*(part.name for part in self.parts), TOTAL)
+
     def score(self, sample: Sample) -> Scored:
         """Every component is asked, also behind a shut gate: its number is a metric."""
         return self.summed(sample, {part.name: _asked(part.component, sample, self.on_error) for part in self.parts})

@@ -8,11 +8,12 @@ Example: loop = LoopThread("agent"); loop.run(work()); loop.close()
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+WATCH_SECONDS = 1.0
 
 
 class LoopThread:
@@ -27,10 +28,12 @@ class LoopThread:
         """What the work will answer; cancelling it ends the work."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What the work answers; never call it from the loop itself."""
+    def run(self, work: Coroutine[Any, Any, T], watched: Callable[[], None] | None = None) -> T:
+        """What the work answers; never call it from the loop itself. What `watched` raises ends the wait."""
         future = self.submit(work)
         try:
+            while watched is not None and not wait([future], WATCH_SECONDS).done:
+                watched()
             return future.result()
         except BaseException:
             future.cancel()  # an interrupt ends what was started

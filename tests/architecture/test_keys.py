@@ -23,9 +23,7 @@ CHECKPOINT = {
 }
 
 
-WAITING = {
-    "trainer": "critic_warmup",
-}
+WAITING = {}
 ONLY_CHECKED = {f"{group}.{key}" for group, keys in WAITING.items() for key in keys.split()}
 
 

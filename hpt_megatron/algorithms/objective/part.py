@@ -94,4 +94,6 @@ class Component(Protocol):
         ...
 
 
+OPTIONAL = ("rollout_logp", "old_logp")
+"""Stored columns that a component may use where the rows have them."""
 COMPONENTS: Registry[Callable[..., Any]] = Registry("loss component", "hpt_megatron.components")

@@ -2,7 +2,7 @@
 
     decided = algorithm.decide(collected, prompts, step)     per prompt: imitate, explore, or a blend; which are kept
     rows, told = algorithm.credited(rows, ...)               scores become credit on tokens
-    rows = algorithm.weighted(rows, micro_batch, ranks)      every denominator of an optimizer step, before it begins
+    rows = algorithm.weighted(rows, micro_batch, ranks, ...) every denominator of an optimizer step, before it begins
 
 Decision: this is glue and state. What is decided, credited or weighted stands in `algorithms/`, one file each.
 
@@ -20,6 +20,7 @@ from hpt_megatron.algorithms import build
 from hpt_megatron.algorithms.assemble import without_baselines
 from hpt_megatron.algorithms.gates import Group, judge
 from hpt_megatron.algorithms.kl_reward import kl_reward, score_on_last
+from hpt_megatron.algorithms.objective.part import OPTIONAL, Component
 from hpt_megatron.algorithms.outcome import batch_metrics, count, success_rule, successes
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing, skipped
@@ -30,8 +31,8 @@ from hpt_megatron.driver.loop.roles import Collected
 from hpt_megatron.driver.loop.rollouts import components_of
 from hpt_megatron.protocol.rows import Rows
 
-WEIGHT = "weight_"
-ALWAYS = ("ids", "trained", "rollout_logp", "old_logp")
+WEIGHT, CRITIC = "weight_", "value"
+ALWAYS = ("ids", "trained", *OPTIONAL)
 KEPT_FIELDS = ("prompt", "sample")
 
 
@@ -66,7 +67,9 @@ class Algorithm:
         self.controller = build.build_controller(algorithm)
         self.scale = build.build_reward_scale(algorithm)
         self.overlong = build.build_overlong(algorithm, run.data.max_response_length)
-        self.components = build.build_components(algorithm)
+        every = build.build_components(algorithm)
+        self.components = [part for part in every if part.name != CRITIC]
+        self.critic_components = [part for part in every if part.name == CRITIC]
 
     def decide(self, collected: Collected, prompts: Sequence[Prompt], step: int) -> Decided:
         """Of one round of a step; its prompts are numbered from 0."""
@@ -125,14 +128,15 @@ class Algorithm:
         told = {name: _mean(*pair) for name, pair in found.metrics.items()}
         return rows.with_tokens(reward=found.reward), {**told, "critic/kl_coeff": beta}
 
-    def weighted(self, rows: Rows, micro_batch: Tensor, ranks: int) -> Rows:
-        """Rows with the weight of every component, and no column that no component reads."""
+    def weighted(self, rows: Rows, micro_batch: Tensor, ranks: int, components: Sequence[Component]) -> Rows:
+        """Rows with the weights of some components, and no column that none of them reads."""
         longest = self.run.data.max_response_length
         weights = build.build_weights(rows, self.config, longest, micro_batch, ranks)
-        read = {*ALWAYS, *(name for part in self.components for name in part.reads)}
+        read = {*ALWAYS, *(name for part in components for name in part.reads)}
         tokens = {name: column for name, column in rows.tokens.items() if name in read}
         fields = {name: rows.fields[name] for name in KEPT_FIELDS}
-        named = {f"{WEIGHT}{name}": weight for name, weight in weights.items()}
+        names = {part.name for part in components}
+        named = {f"{WEIGHT}{name}": weight for name, weight in weights.items() if name in names}
         return Rows(rows.lengths, {**tokens, **named}, fields)
 
     def state(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hpt_megatron.algorithms.assemble import assemble
 from hpt_megatron.driver.loop.algorithm import Decided
 from hpt_megatron.driver.loop.roles import Collected
-from hpt_megatron.driver.loop.rollouts import REWARD, target_score
+from hpt_megatron.driver.loop.rollouts import REWARD, WORTH, target_score
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.rows import Rows
 
@@ -58,7 +58,7 @@ def scored(demonstrations: Batch, collected: Collected) -> Batch:
         if name in rows.fields:
             continue
         if name == "score" or name.startswith(REWARD):
-            asked = name.removeprefix(REWARD)
+            asked = WORTH if name == "score" else name.removeprefix(REWARD)
             told = [target_score(collected.targets, place, asked) for place in places]
             more[name] = torch.tensor(told, dtype=column.dtype)
         else:

@@ -1,6 +1,6 @@
 """Checkpoints of a run: whole or not there, checked before they are used, and not more than are wanted.
 
-    RUN/checkpoints/step_50/trainer/       what the trainer's processes wrote
+    RUN/checkpoints/step_50/trainer/       what the trainer's processes wrote; critic/ where there is one
     RUN/checkpoints/step_50/manifest.json  the loop's state; every file with its size and SHA-256
 
 Everything is written beside and renamed once the manifest is on disk. So a folder that has its name is whole, unless
@@ -23,7 +23,7 @@ from typing import Any
 from hpt_megatron.errors import UserError
 
 logger = logging.getLogger(__name__)
-MANIFEST, TRAINER, PARTIAL = "manifest.json", "trainer", ".partial"
+MANIFEST, PARTIAL = "manifest.json", ".partial"
 CHUNK = 1 << 20
 
 
@@ -34,12 +34,12 @@ class Checkpoints:
         self.folder, self.keep_last = folder, keep_last
 
     def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """`write` fills the trainer's folder; answers where the checkpoint is."""
+        """`write` fills the folder; answers where the checkpoint is in the end."""
         final = self.folder / f"step_{step}"
         partial = final.with_name(final.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write(partial / TRAINER)
+        write(partial)
         told = {"step": step, "state": state, "files": files_of(partial)}
         _write_synced(partial / MANIFEST, json.dumps(told, indent=1))
         shutil.rmtree(final, ignore_errors=True)

@@ -20,12 +20,22 @@ class Sync(Protocol):
     def publish(self, version: str) -> Any:
         """Seconds and bytes."""
 
+    def close(self) -> None:
+        """Ends the session; the next publish is of everything."""
+
+
+class Group(Sleeper, Protocol):
+    """All engines, as far as their lives go."""
+
+    def mend(self) -> int:
+        """Starts those again that are gone; answers how many."""
+
 
 class Engines:
     """Those with devices of their own: new weights are sent once for each version."""
 
-    def __init__(self, sync: Sync) -> None:
-        self.sync = sync
+    def __init__(self, sync: Sync, group: Group) -> None:
+        self.sync, self.group = sync, group
         self._version = ""
 
     @contextmanager
@@ -39,16 +49,28 @@ class Engines:
         """They no longer have what they had: the trainer went back to other weights."""
         self._version = ""
 
+    def mend(self) -> int:
+        """Starts those again that died; all get everything before the next rollout."""
+        self.sync.close()
+        self._version = ""
+        return self.group.mend()
+
 
 class SharedEngines(Engines):
     """Those on the trainer's devices: they have them inside, and sleep outside."""
 
-    def __init__(self, sync: Sync, trainer: Trainer, sleeper: Sleeper) -> None:
-        super().__init__(sync)
-        self.trainer, self.sleeper = trainer, sleeper
+    def __init__(self, sync: Sync, group: Group, trainer: Trainer) -> None:
+        super().__init__(sync, group)
+        self.trainer = trainer
 
     @contextmanager
     def at(self, version: str) -> Iterator[Any]:
         """As above; a sleeping engine keeps no weights, so each time brings all of them."""
-        with shared_devices(self.trainer, self.sleeper, lambda: self.sync.publish(version)) as published:
+        with shared_devices(self.trainer, self.group, lambda: self.sync.publish(version)) as published:
             yield published
+
+    def mend(self) -> int:
+        """As above; outside they all sleep."""
+        gone = super().mend()
+        self.group.sleep()
+        return gone

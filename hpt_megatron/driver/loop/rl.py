@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from hpt_megatron.algorithms.build import build_prefix
+from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.algorithms.routing import record
 from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
 from hpt_megatron.config.algorithm import needs_reference
@@ -27,12 +29,15 @@ from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.data.samplers import Sampler
 from hpt_megatron.driver.loop.algorithm import Algorithm, Decided
 from hpt_megatron.driver.loop.balance import balance, numbered_on
-from hpt_megatron.driver.loop.roles import Asked, Collected, Roles
+from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
 from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, updates
 from hpt_megatron.errors import HptError
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.rollout.engine.role import EngineDiedError
 
+TRIES = 3
+"""Times that the rollouts of a step are asked for, where engines die."""
 BEFORE_ROLLOUTS = "0"
 """The version of the weights that a run starts from."""
 
@@ -53,6 +58,7 @@ class RlLoop:
         self.run, self.roles, self.algorithm = run, roles, algorithm
         self.prompts, self.sampler = prompts, sampler
         self.version = BEFORE_ROLLOUTS
+        self.prefix = build_prefix(run.algorithm, run.trainer.seed) if run.algorithm.n_prefix else NO_PREFIX
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
@@ -107,24 +113,42 @@ class RlLoop:
 
     def _collect(self, taken: Sequence[Prompt], number: int, log: Step, stage: str) -> Collected:
         records = tuple(prompt.record for prompt in taken)
-        places, samples = tuple(range(len(taken))), self.run.rollouts_per_prompt
-        return self.collect(Asked(records=records, places=places, samples=samples, step=number), log, stage)
+        asked = Asked(
+            records=records,
+            places=tuple(range(len(taken))),
+            samples=self.run.rollouts_per_prompt,
+            step=number,
+            greedy=self.run.algorithm.adv_estimator == "remax",
+            prefix=self.prefix,
+        )
+        return self.collect(asked, log, stage)
 
     def collect(self, asked: Asked, log: Step, stage: str) -> Collected:
         """Rollouts at the weights that the step before made."""
         rollout, engines = self.roles.rollout, self.roles.engines
         if rollout is None or engines is None:
             raise HptError("this run has nobody who generates", mend="a recipe with rollouts")
-        with ExitStack() as stack:
-            with log.stage("publish"):
-                published = stack.enter_context(engines.at(self.version))
-            if published is not None:
-                log.add({"publish/bytes": float(published.bytes), "publish/seconds": published.seconds})
-            with log.stage(stage):
-                return rollout.collect(asked)
+        for left in reversed(range(TRIES)):
+            try:
+                with ExitStack() as stack:
+                    with log.stage("publish"):
+                        published = stack.enter_context(engines.at(self.version))
+                    if published is not None:
+                        log.add({"publish/bytes": float(published.bytes), "publish/seconds": published.seconds})
+                    with log.stage(stage):
+                        return rollout.collect(asked)
+            except EngineDiedError as error:
+                if not left:
+                    raise
+                log.note(f"{error}; it is started again")
+                with log.stage("mend"):
+                    engines.mend()
+        raise AssertionError  # the last try answers or raises
 
     def _shown(self, taken: Sequence[Prompt], decisions: Sequence[Decision]) -> Batch:
-        """Demonstrations of the prompts that are to imitate."""
+        """Demonstrations of the prompts that are to imitate; rollouts that begin with theirs bring it themselves."""
+        if self.prefix.n_prefix:
+            return self.roles.teacher.show([], [])
         places = [place for place, decision in enumerate(decisions) if decision.demo]
         return self.roles.teacher.show([taken[place].record for place in places], places)
 
@@ -152,20 +176,38 @@ class RlLoop:
             with log.stage("reference"):
                 reference = self.roles.reference.log_probs(batch.with_rows(rows))
                 rows = rows.with_tokens(ref_logp=reference)
+        if self.roles.critic is not None:
+            with log.stage("values"):
+                values = self.roles.critic.values(batch.with_rows(rows))
+                rows = rows.with_tokens(value=values, old_value=values)
         with log.stage("advantage"):
             credited, told = self.algorithm.credited(rows, reference)
         log.add(told)
         return batch.with_rows(credited) if credited.num_rows == rows.num_rows else _followed(batch, rows, credited)
 
     def _update(self, batch: Batch, log: Step) -> None:
-        reports = []
-        for part in updates(batch, self.run):
+        algorithm, critic = self.algorithm, self.roles.critic
+        if critic is not None:
+            with log.stage("update_critic"):
+                log.critic_updates(
+                    [
+                        critic.update(self._weighted(part, algorithm.critic_components), algorithm.critic_components)
+                        for part in updates(batch, self.run)
+                    ]
+                )
+        if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
-                ranks = self.run.dp
-                rows = self.algorithm.weighted(part.rows, micro_batch_of_row(part, self.run), ranks)
-                reports.append(self.roles.policy.update(part.with_rows(rows), self.algorithm.components))
-        log.updates(reports)
+                log.updates(
+                    [
+                        self.roles.policy.update(self._weighted(part, algorithm.components), algorithm.components)
+                        for part in updates(batch, self.run)
+                    ]
+                )
         log.tokens(batch.rows.num_tokens)
+
+    def _weighted(self, part: Batch, components: Sequence[Component]) -> Batch:
+        micro_batch = micro_batch_of_row(part, self.run)
+        return part.with_rows(self.algorithm.weighted(part.rows, micro_batch, self.run.dp, components))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside what the trainer holds."""

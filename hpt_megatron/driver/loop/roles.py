@@ -11,23 +11,30 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import Component
+from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.engines import Engines
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
 
+NO_PREFIX = PrefixSettings()
 Purpose = Literal["train", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Prompts to sample rollouts of; `places` number them in the batch."""
+    """Prompts to sample rollouts of; `places` number them in the batch.
+
+    `greedy` asks for one more of each at temperature 0; `prefix` says which begin with how much of the demonstration.
+    """
 
     records: tuple[Record, ...]
     places: tuple[int, ...]
     samples: int
     step: int
     purpose: Purpose = "train"
+    greedy: bool = False
+    prefix: PrefixSettings = NO_PREFIX
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,8 @@ class Collected:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-class Policy(Protocol):
-    """All processes of the trainer that hold the model which learns."""
-
-    def log_probs(self, batch: Batch) -> Tensor:
-        """[T] of trained tokens under the weights as they are, 0 elsewhere."""
-
-    def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
-        """One optimizer step over rows with weights."""
+class Saved(Protocol):
+    """What a checkpoint holds of a model that is trained."""
 
     def save(self, folder: Path, extra: Mapping[str, Any], last: bool) -> None:
         """Everything that training goes on from."""
@@ -60,11 +61,31 @@ class Policy(Protocol):
         """Takes it back; answers `extra`."""
 
 
+class Policy(Saved, Protocol):
+    """All processes of the trainer that hold the model which learns."""
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """[T] of trained tokens under the weights as they are, 0 elsewhere."""
+
+    def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
+        """One optimizer step over rows with weights."""
+
+
 class Reference(Protocol):
     """The model that KL is measured against; nothing of it changes."""
 
     def log_probs(self, batch: Batch) -> Tensor:
         """As of the policy."""
+
+
+class Critic(Saved, Protocol):
+    """All processes of the trainer that hold the model which says what a state is worth."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """[T] before every token."""
+
+    def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
+        """One optimizer step."""
 
 
 class Rollout(Protocol):
@@ -90,3 +111,4 @@ class Roles:
     rollout: Rollout | None = None
     engines: Engines | None = None
     reference: Reference | None = None
+    critic: Critic | None = None

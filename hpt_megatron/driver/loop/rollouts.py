@@ -10,27 +10,32 @@ Invariants
     2. A row whose reward failed is there and not valid: it counts neither as a rollout nor as a success.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.protocol.batch import Batch, Images
 from hpt_megatron.rewards.build import build_scorer
 from hpt_megatron.rewards.composition import Scored
 from hpt_megatron.rollout.agent.build import agent_of
+from hpt_megatron.rollout.agent.collect import OnGroup
 from hpt_megatron.rollout.agent.metrics import metrics
-from hpt_megatron.rollout.engine.role import RolloutEngine, Sampling
+from hpt_megatron.rollout.engine.role import EngineDiedError, RolloutEngine, Sampling
 from hpt_megatron.rollout.to_rows import to_rows
 from hpt_megatron.rollout.to_sample import sample_of, sample_of_target
 from hpt_megatron.rollout.trajectory import Trajectory
 from hpt_megatron.rollout.trajectory_file import append
 
 REWARD = "reward_"
+WORTH = "worth"
+"""Of a demonstration: its whole reward, as `score` is of a rollout."""
 Keep = Callable[[Images], Images]
 
 
@@ -61,13 +66,20 @@ class Rollouts:
             waiting[uid] = self.scorer.submit([sample_of(one, records[uid], text) for one in group])
 
         tasks = list(records.items())
-        groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended)
+        groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended, asked.prefix)
         done = [one for group in groups for one in group]
         scored = [each for uid, _ in tasks for each in waiting[uid].result()]
+        if asked.greedy:
+            greedy = self._greedy(asked, tasks, ended)
+            done += greedy
+            scored += [each for uid, _ in tasks for each in waiting[uid].result()]
+        if not self.agent.kit.engine.healthy():
+            raise EngineDiedError("died while it generated", where="engine")
         kit = self.agent.kit
         made = to_rows(done, [place[one.uid] for one in done], kit.viewer.rules, kit.chat.marks.image_pad)
         kept = [(done[number], scored[number]) for number in made.kept]
-        rows = made.batch.rows.with_fields(**_fields(kept))
+        names = self.scorer.composition.names
+        rows = made.batch.rows.with_fields(**_fields(kept, names, asked.samples))
         rows = rows.with_fields(valid=rows.fields["valid"] & torch.tensor([each.valid for _, each in kept]).bool())
         images = self.keep(made.batch.images)
         self._write(asked, done, scored)
@@ -79,18 +91,24 @@ class Rollouts:
             made.left_out,
         )
 
+    def _greedy(self, asked: Asked, tasks: Sequence[tuple[str, Record]], ended: OnGroup) -> list[Trajectory]:
+        """One more rollout of each prompt, at temperature 0: what ReMax compares with."""
+        sampling = replace(self._sampling(asked), temperature=0.0, top_p=1.0, top_k=-1)
+        groups = self.agent.collect(tasks, sampling, 1, asked.step, ended)
+        return [replace(one, sample=asked.samples) for group in groups for one in group]
+
     def _sampling(self, asked: Asked) -> Sampling:
         most = self.run.data.max_response_length
         if asked.purpose == "train":
             return Sampling.of_training(self.run.rollout, 1, most)
-        return Sampling.of_validation(self.run.rollout, most)
+        return replace(Sampling.of_validation(self.run.rollout, most), n=1)  # each is a request of its own
 
     def _judged(self, asked: Asked) -> dict[int, Mapping[str, float]]:
         """What the prompts' own targets are worth; asked once for each prompt."""
         shown = {record.index: record for record in asked.records if record.target}
         new = [record for uid, record in shown.items() if uid not in self._targets]
         for record, scored in zip(new, self.scorer.score([sample_of_target(each) for each in new]), strict=True):
-            self._targets[record.index] = scored.components
+            self._targets[record.index] = {**scored.components, WORTH: scored.total}
         pairs = zip(asked.records, asked.places, strict=True)
         return {place: self._targets[record.index] for record, place in pairs if record.index in shown}
 
@@ -109,13 +127,12 @@ class Rollouts:
         self.scorer.close()
 
 
-def _fields(kept: Iterable[tuple[Trajectory, Scored]]) -> dict[str, Tensor]:
-    pairs = list(kept)
+def _fields(pairs: Sequence[tuple[Trajectory, Scored]], names: Sequence[str], samples: int) -> dict[str, Tensor]:
     found = {
         "score": torch.tensor([each.total for _, each in pairs], dtype=torch.float32),
         "cut": torch.tensor([one.finish == "length" for one, _ in pairs], dtype=torch.bool),
+        "greedy": torch.tensor([one.sample >= samples for one, _ in pairs], dtype=torch.bool),
     }
-    names = pairs[0][1].components if pairs else {}
     for name in names:
         found[f"{REWARD}{name}"] = torch.tensor([each.components[name] for _, each in pairs], dtype=torch.float32)
     return found

@@ -55,6 +55,11 @@ class TrainerProcess:
         said = self.worker.log_probs(parts)
         return [each["logp"].numpy() for each in said] if tells else []
 
+    def values(self, parts: Sequence[Batch], tells: bool) -> list[Any]:
+        """Before every token of each part, where the head says one number."""
+        said = self.worker.values(parts)
+        return [each.numpy() for each in said] if tells else []
+
     def update(self, parts: Sequence[Batch], components: Sequence[Component]) -> StepReport:
         """One optimizer step."""
         report: StepReport = self.worker.update(parts, components)
@@ -99,6 +104,7 @@ class RolloutProcess:
         logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
         self.run, self.folder, self.written = run, folder, Path(written)
         self._open = ExitStack()
+        self.started = False
 
     def start(self) -> int:
         """Loads the model; answers how many tokens the cache holds."""
@@ -110,6 +116,7 @@ class RolloutProcess:
         self.engine.start()
         self.rollouts = Rollouts(self.run, self.engine, self.folder, keep, self.written)
         self.rollouts.agent.probe()
+        self.started = True
         return int(self.engine.cache_tokens)
 
     def collect(self, asked: Asked) -> Collected:
@@ -153,11 +160,20 @@ class RolloutProcess:
         """Takes it again."""
         self.engine.wake(what)
 
-    def restart(self) -> None:
+    def healthy(self) -> bool:
+        """Whether it can generate."""
+        return self.started and bool(self.engine.healthy())
+
+    def revive(self) -> None:
         """New processes with the folder's weights; it wants a publish."""
-        self.engine.restart()
+        self._open = ExitStack()
+        if self.started:
+            self.engine.restart()
+        else:  # this process is itself a new one
+            self.start()
 
     def stop(self) -> None:
         """Ends the engine's processes."""
-        self.rollouts.close()
-        self.engine.stop()
+        if self.started:
+            self.rollouts.close()
+            self.engine.stop()

@@ -8,6 +8,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from hpt_megatron.errors import HptError
 
+GRACE_S = 20.0
+"""A peer of a dead process fails in its collective, and may say so before Ray notices the death."""
+
 
 class ActorDiedError(HptError):
     """The process of a role is gone."""
@@ -23,16 +26,31 @@ def answers(references: Sequence[Any], who: str = "a role") -> list[Any]:
     waiting = list(references)
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)
-        _get(done[0], who)
-    return [_get(each, who) for each in references]
+        try:
+            ray.get(done[0])
+        except RayActorError as error:
+            raise _died(error, who) from None
+        except RayTaskError as error:
+            if isinstance(error.cause, HptError):
+                raise error.cause from None
+            _look_for_a_death(waiting, who)
+            raise
+    return list(ray.get(list(references)))
 
 
-def _get(reference: Any, who: str) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, HptError):
-            raise error.cause from None
-        raise
-    except RayActorError as error:
-        raise ActorDiedError(f"{who} died: {str(error).splitlines()[0]}", where="ray") from None
+def _look_for_a_death(references: Sequence[Any], who: str) -> None:
+    waiting = list(references)
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=GRACE_S)
+        if not done:
+            return
+        try:
+            ray.get(done[0])
+        except RayActorError as error:
+            raise _died(error, who) from None
+        except Exception:
+            continue
+
+
+def _died(error: RayActorError, who: str) -> ActorDiedError:
+    return ActorDiedError(f"a process of {who} died ({type(error).__name__})", where="ray")

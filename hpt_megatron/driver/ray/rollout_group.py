@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from hpt_megatron.driver.loop.roles import Asked, Collected
-from hpt_megatron.driver.ray.call import answer, answers
+from hpt_megatron.driver.ray.call import ActorDiedError, answer, answers
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.rollout.engine.publish import Meeting
+from hpt_megatron.rollout.engine.role import EngineDiedError
 
 NAME = "rollout"
 
@@ -28,31 +29,42 @@ class RemoteReplica:
     @property
     def whole(self) -> bool:
         """Whether its weights are those of one version."""
-        return bool(answer(self.actor.whole.remote(), NAME))
+        return bool(_asked(self.actor.whole.remote()))
 
     def meet(self, meeting: Meeting) -> None:
         """Its side of a session."""
-        answer(self.actor.meet.remote(meeting), NAME)
+        _asked(self.actor.meet.remote(meeting))
 
     @contextmanager
     def paused(self, version: str) -> Iterator[None]:
         """Open for new weights; they are served if nothing fails inside."""
-        answer(self.actor.begin.remote(version), NAME)
+        _asked(self.actor.begin.remote(version))
         try:
             yield
         except BaseException:
-            answer(self.actor.give_up.remote(), NAME)
+            _asked(self.actor.give_up.remote())
             raise
-        answer(self.actor.end.remote(), NAME)
+        _asked(self.actor.end.remote())
 
     def take(self, which: str) -> None:
         """Takes a plan to its end."""
-        answer(self.actor.take.remote(which), NAME)
+        _asked(self.actor.take.remote(which))
 
     def ask(self, method: str, *arguments: Any) -> list[Any]:
         """Of every rank."""
-        found: list[Any] = answer(self.actor.ask.remote(method, *arguments), NAME)
+        found: list[Any] = _asked(self.actor.ask.remote(method, *arguments))
         return found
+
+    def healthy(self) -> bool:
+        """Whether it can answer."""
+        try:
+            return bool(_asked(self.actor.healthy.remote()))
+        except EngineDiedError:
+            return False
+
+    def revive(self) -> None:
+        """Starts it again; Ray has made its process anew, if that was lost."""
+        _asked(self.actor.revive.remote())
 
 
 class RolloutGroup:
@@ -61,16 +73,39 @@ class RolloutGroup:
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = list(actors)
         self.replicas = [RemoteReplica(actor) for actor in self.actors]
+        self._asked: Asked | None = None
+        self._done: dict[int, Collected] = {}
 
     def start(self) -> None:
         """All engines at once."""
         answers([actor.start.remote() for actor in self.actors], NAME)
 
     def collect(self, asked: Asked) -> Collected:
-        """Every replica's share, side by side."""
-        shares = [share for share in dealt(asked, len(self.actors)) if share.records]
-        pairs = zip(self.actors, shares, strict=False)
-        return joined(answers([actor.collect.remote(share) for actor, share in pairs], NAME))
+        """Every replica's share, side by side. After a death the same can be asked again: what was done is kept."""
+        if self._asked is not asked:
+            self._asked, self._done = asked, {}
+        shares = {number: share for number, share in enumerate(dealt(asked, len(self.actors))) if share.records}
+        waiting = {
+            number: self.actors[number].collect.remote(share)
+            for number, share in shares.items()
+            if number not in self._done
+        }
+        died: EngineDiedError | None = None
+        for number, reference in waiting.items():
+            try:
+                self._done[number] = _asked(reference)
+            except EngineDiedError as error:
+                died = error
+        if died is not None:
+            raise died
+        return joined([self._done[number] for number in shares])
+
+    def mend(self) -> int:
+        """Starts those again that are gone; answers how many. They want weights before they generate."""
+        gone = [replica for replica in self.replicas if not replica.healthy()]
+        for replica in gone:
+            replica.revive()
+        return len(gone)
 
     def sleep(self) -> None:
         """All give their memory back."""
@@ -83,6 +118,14 @@ class RolloutGroup:
     def stop(self) -> None:
         """Ends their processes."""
         answers([actor.stop.remote() for actor in self.actors], NAME)
+
+
+def _asked(reference: Any) -> Any:
+    """An answer; whatever of a replica is gone, it died."""
+    try:
+        return answer(reference, NAME)
+    except ActorDiedError as error:
+        raise EngineDiedError(error.what, where=error.where) from None
 
 
 def dealt(asked: Asked, replicas: int) -> list[Asked]:

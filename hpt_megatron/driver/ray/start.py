@@ -17,7 +17,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from hpt_megatron.config.algorithm import needs_reference
+from hpt_megatron.algorithms.build import build_models
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.engines import Engines, SharedEngines
 from hpt_megatron.driver.loop.roles import Roles
@@ -32,6 +32,8 @@ from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 
 ROLLOUTS = "rollouts"
+SHARE = 0.25
+"""Of a device: policy, reference, critic and engine may stand on one."""
 ENGINE_THREADS = 8
 """Calls that a replica takes at a time: it is asked for its health while it generates."""
 PASSED_ON = ("OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE", "HF_HUB_OFFLINE")
@@ -44,7 +46,7 @@ def plan_for(run: RunConfig) -> Plan:
         run.devices,
         rollout.replicas,
         rollout.tensor_parallel_size,
-        int(needs_reference(run.algorithm)),
+        len(build_models(run.algorithm)) - 1,
         run.trainer.placement,
     )
 
@@ -61,10 +63,13 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
         check_room(plan, have.get(kind, 0.0), kind)
         place = _Places(plan, kind)
         stack.callback(place.close)
-        policy = TrainerGroup(run, place.trainers(run, forbidden, train=True))
-        reference = None
-        if plan.others:
+        models = build_models(run.algorithm)
+        policy = TrainerGroup(run, place.trainers(run, forbidden))
+        reference = critic = None
+        if "reference" in models:
             reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference")
+        if "critic" in models:
+            critic = TrainerGroup(run, place.trainers(run, forbidden, head="scalar"), "critic")
         rollouts = RolloutGroup(place.engines(run, model, folder / ROLLOUTS))
         stack.callback(lambda: _quietly(rollouts.stop))
         shared = run.trainer.placement == "colocated"
@@ -72,7 +77,7 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
             rollouts.start()
             rollouts.sleep()
         others: list[Any] = [] if shared else [rollouts]
-        _start([group for group in (policy, reference, *others) if group is not None])
+        _start([group for group in (policy, reference, critic, *others) if group is not None])
         transport = Transport(
             kind="shared" if run.trainer.nnodes == 1 else "sent",
             device="cpu" if kind == "CPU" else "cuda",
@@ -80,8 +85,8 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
         )
         sync = WeightSync(run, policy, rollouts.replicas, transport)
         stack.callback(sync.close)
-        engines = SharedEngines(sync, policy, rollouts) if shared else Engines(sync)
-        yield Roles(policy, Teacher(run, model, keep), rollouts, engines, reference)
+        engines = SharedEngines(sync, rollouts, policy) if shared else Engines(sync, rollouts)
+        yield Roles(policy, Teacher(run, model, keep), rollouts, engines, reference, critic)
 
 
 def _start(groups: Sequence[Any]) -> None:
@@ -103,17 +108,19 @@ class _Places:
         self.group = placement_group([{kind: 1.0}] * plan.bundles, strategy="PACK")
         ray.get(self.group.ready())
 
-    def trainers(self, run: RunConfig, forbidden: tuple[int, ...], train: bool) -> list[Any]:
+    def trainers(
+        self, run: RunConfig, forbidden: tuple[int, ...], head: str = "tokens", train: bool = True
+    ) -> list[Any]:
         """The ranks of one model."""
-        made = self._actor(TrainerProcess, share=0.4 if train else 0.2)
-        return [made(bundle).remote(run, "tokens", train, forbidden) for bundle in self.plan.trainer]
+        made = self._actor(TrainerProcess, share=SHARE)
+        return [made(bundle).remote(run, head, train, forbidden) for bundle in self.plan.trainer]
 
     def engines(self, run: RunConfig, model: str, written: Path) -> list[Any]:
         """The replicas; each stands in the first of its bundles."""
-        made = self._actor(RolloutProcess, share=0.4, threads=ENGINE_THREADS)
+        made = self._actor(RolloutProcess, share=SHARE, threads=ENGINE_THREADS, restarts=-1)
         return [made(bundles[0]).remote(run, model, str(written)) for bundles in self.plan.engines]
 
-    def _actor(self, cls: type, share: float, threads: int = 1) -> Any:
+    def _actor(self, cls: type, share: float, threads: int = 1, restarts: int = 0) -> Any:
         # Threads of the mathematics libraries: one each, for several processes share the cores of this host.
         variables = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in PASSED_ON if name in os.environ}}
         needed = {"num_cpus": share, "num_gpus": 0} if self.kind == "CPU" else {"num_cpus": 0, "num_gpus": share}
@@ -124,6 +131,7 @@ class _Places:
                 **needed,
                 scheduling_strategy=strategy,
                 max_concurrency=threads,
+                max_restarts=restarts,
                 runtime_env={"env_vars": variables},
             )
 

@@ -61,10 +61,18 @@ class TrainerGroup:
 
     def log_probs(self, batch: Batch) -> Tensor:
         """[T] of trained tokens, 0 elsewhere."""
+        return self._of_tokens("log_probs", batch)
+
+    def values(self, batch: Batch) -> Tensor:
+        """[T] before every token; of a critic."""
+        return self._of_tokens("values", batch)
+
+    def _of_tokens(self, method: str, batch: Batch) -> Tensor:
         packs, parts = self.split(batch)
         first = {self.replica.index(replica) for replica in range(len(packs))}
         asked = [
-            actor.log_probs.remote(parts[self.replica[rank]], rank in first) for rank, actor in enumerate(self.actors)
+            getattr(actor, method).remote(parts[self.replica[rank]], rank in first)
+            for rank, actor in enumerate(self.actors)
         ]
         return self.collect(batch, packs, answers(asked, self.name))
 

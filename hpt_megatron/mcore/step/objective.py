@@ -15,12 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hpt_megatron.algorithms.objective.part import Component, View
+from hpt_megatron.algorithms.objective.part import OPTIONAL, Component, View
 from hpt_megatron.mcore.model.stage import Said, Want
 from hpt_megatron.mcore.packing.pack import Pack
 
 WEIGHT = "weight_"
-ALWAYS = ("rollout_logp", "old_logp")  # stored columns that a component may use without asking
 Sums = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -70,7 +69,7 @@ def total_loss(
     for component in components:
         weight = pack.columns.get(f"{WEIGHT}{component.name}")
         weight = torch.zeros_like(main) if weight is None else weight.float()
-        wanted = [name for name in (*component.reads, *ALWAYS) if name in numbers]
+        wanted = [name for name in (*component.reads, *OPTIONAL) if name in numbers]
         stored = {name: numbers[name].float() for name in wanted}
         part = component(View(main, weight, said.entropy, stored, sum_by_row))
         losses[component.name] = losses.get(component.name, 0.0) + part.loss

@@ -266,9 +266,14 @@ class VllmEngine:
             work.close()
             raise self._died()
         try:
-            return self._thread.run(work)
+            return self._thread.run(work, watched=self._must_live)
         except Exception as error:
             raise self._told(error) from error
+
+    def _must_live(self) -> None:
+        """vLLM leaves whoever waits for an answer of a dead process waiting, unless a request was asked for."""
+        if self._vllm is not None and self._vllm.errored:
+            raise self._died()
 
 
 def _sampled(output: Any) -> Sampled:

@@ -76,7 +76,7 @@ def algorithm():
 
 
 def decided(algorithm, scores, which=(0, 1, 2)):
-    collected = Collected(rollouts(scores), {0: {"accuracy": 1.0, "score": 1.0}})
+    collected = Collected(rollouts(scores), {0: {"accuracy": 1.0, "score": 1.0, "worth": 1.0}})
     algorithm.refill.begin()
     return collected, algorithm.decide(collected, prompts(which), 1)
 
@@ -108,7 +108,7 @@ def test_credit_and_weights_fall_on_what_is_trained(algorithm):
     rows, told = algorithm.credited(made.batch.rows)
     assert rows.tokens["credit"].view(5, 3)[1:, 1].tolist() == pytest.approx([0.5, -0.5, 0.0, 0.0])
     assert told["critic/score/mean"] == pytest.approx(0.75)
-    weighted = algorithm.weighted(rows, torch.zeros(5, dtype=torch.int64), 1)
+    weighted = algorithm.weighted(rows, torch.zeros(5, dtype=torch.int64), 1, algorithm.components)
     assert weighted.tokens["weight_sft"].view(5, 3)[0].tolist() == pytest.approx([0.0, 0.5, 0.5])
     assert float(weighted.tokens["weight_rl"].sum()) == pytest.approx(1.0)
     assert "reward" not in weighted.tokens

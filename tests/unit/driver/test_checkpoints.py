@@ -15,8 +15,8 @@ def saved(folder, steps, keep_last=3):
     for step in steps:
 
         def write(path, step=step):
-            path.mkdir()
-            (path / "weights").write_text(f"of {step}")
+            (path / "trainer").mkdir()
+            (path / "trainer" / "weights").write_text(f"of {step}")
 
         checkpoints.save(step, write, {"at": step})
     return checkpoints

@@ -1,0 +1,209 @@
+"""Every recipe, two steps each, on one trainer and one engine: the rows that it trains are those that it stands for.
+
+Real Megatron at tp 2, real vLLM and Ray. The model has first imitated until some of its rollouts are right; what is
+held against each recipe is read from the rows that reach the trainer. Not covered: what a recipe learns.
+"""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+
+from hpt_megatron.config.load import load_run
+from hpt_megatron.data.build import build_sampler, train_prompts
+from hpt_megatron.data.chat import Chat
+from hpt_megatron.data.pictures import PictureRules
+from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.observe.step import Step
+from hpt_megatron.recipes.files import with_files
+from hpt_megatron.rollout.engine.forbidden import forbidden_ids
+
+pytestmark = pytest.mark.slow
+WARM_UP, BATCH, ROLLOUTS = 45, 16, 4
+EVERY_ROLE = ["algorithm.adv_estimator=gae", "algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.001"]
+VERSIONS = count()
+GIVEN = [
+    *(f"data.train_batch_size={BATCH}", f"trainer.ppo_mini_batch_size={BATCH}"),
+    *(f"rollout.n={ROLLOUTS}", f"rollout.n_verify={ROLLOUTS}", "trainer.lr_warmup_steps=5"),
+    *("trainer.total_epochs=null", "trainer.total_training_steps=100", "rollout.max_num_seqs=128"),
+]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Roles of the embedded default after some steps of imitation, and its prompts."""
+    from hpt_megatron.driver.ray.start import open_roles
+
+    folder = tmp_path_factory.mktemp("recipes")
+    run = with_files(load_run([*GIVEN, *EVERY_ROLE, f"trainer.sft_warmup_steps={WARM_UP}"]), folder)
+    chat = Chat.open(run.model.path)
+    prompts = train_prompts(run.data, chat, PictureRules.of_folder(run.model.path))
+    with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
+        plain = replace(run, algorithm=load_run(GIVEN).algorithm)
+        alone = replace(roles, critic=None, reference=None)
+        loop = RlLoop(plain, alone, Algorithm(plain), prompts, build_sampler(run.data, 1, prompts))
+        for number in range(1, WARM_UP + 1):
+            loop.step(number, Step(number))
+        yield run, roles, prompts
+
+
+class Seen:
+    """The policy, with what it was given kept beside; everything is passed on."""
+
+    def __init__(self, policy):
+        self.policy, self.batches, self.reports, self.asked = policy, [], [], 0
+
+    def log_probs(self, batch):
+        self.asked += 1
+        return self.policy.log_probs(batch)
+
+    def update(self, batch, components):
+        self.batches.append(batch)
+        self.reports.append(self.policy.update(batch, components))
+        return self.reports[-1]
+
+
+def stepped(parts, name, *more, steps=1):
+    """Steps of a recipe on the shared roles."""
+    base, roles, prompts = parts
+    own = load_run([f"experiment=tiny-{name}", *GIVEN, *more])
+    run = replace(own, model=base.model, data=base.data)
+    policy = Seen(roles.policy)
+    own_roles = replace(roles, policy=policy, critic=roles.critic if name == "ppo" else None)
+    loop = RlLoop(run, own_roles, Algorithm(run), prompts, build_sampler(run.data, 7, prompts))
+    loop.version = f"weights {next(VERSIONS)}"  # the engine has those before another recipe's last step
+    logs = []
+    for number in range(WARM_UP + 1, WARM_UP + 1 + steps):
+        logs.append(Step(number))
+        loop.step(number, logs[-1])
+        loop.version = f"weights {next(VERSIONS)}"
+    return policy, [log.metrics() for log in logs], logs
+
+
+def weights(policy, name):
+    return torch.cat([batch.rows.tokens[f"weight_{name}"] for batch in policy.batches])
+
+
+def check(policy, told):
+    assert not any(report.skipped for report in policy.reports)
+    assert all(report.grad_norm > 0 for report in policy.reports)
+    assert told["critic/score/max"] == 1.0, "some rollout is right, or nothing here means anything"
+    assert 0 < told["correction/abs_gap"] < 0.01, "engine and trainer agree about what was sampled"
+
+
+def test_the_switch_imitates_where_nothing_is_right_and_explores_elsewhere(parts):
+    policy, (told,), (log,) = stepped(parts, "hpt")
+    check(policy, told)
+    arms = {record["uid"]: record["decision"] for record in log.records}
+    assert set(arms.values()) == {"imitate", "explore"}
+    assert told["batch/demonstrations"] == sum(arm == "imitate" for arm in arms.values())
+    assert float(weights(policy, "sft").sum()) == pytest.approx(1.0)
+    assert float(weights(policy, "rl").sum()) == pytest.approx(1.0)
+    assert policy.asked == 0, "one update needs no log-probs before it"
+
+
+def test_soft_blends_by_its_table(parts):
+    policy, (told,), (log,) = stepped(parts, "soft")
+    check(policy, told)
+    assert {record["decision"] for record in log.records} <= {"imitate", "explore", "blend"}
+    assert told["uni/mean_beta"] > 0
+    assert told["batch/demonstrations"] > 0
+
+
+def test_adaptive_moves_its_gate(parts):
+    policy, (told,), (log,) = stepped(parts, "adaptive")
+    check(policy, told)
+    assert len(log.records) == BATCH
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_plus_plus"])
+def test_pure_rl_trains_rollouts_alone(parts, name):
+    policy, (told,), _ = stepped(parts, name)
+    check(policy, told)
+    assert told["uni/on_data_ratio"] == 1.0
+    assert sum(batch.rows.num_rows for batch in policy.batches) == BATCH * ROLLOUTS
+    assert "weight_sft" not in policy.batches[0].rows.tokens or not bool(weights(policy, "sft").any())
+
+
+def test_remax_compares_with_a_greedy_rollout_that_it_does_not_train(parts):
+    policy, (told,), _ = stepped(parts, "remax")
+    check(policy, told)
+    assert told["batch/rollouts"] == BATCH * (ROLLOUTS + 1)
+    assert sum(batch.rows.num_rows for batch in policy.batches) == BATCH * ROLLOUTS
+
+
+def test_dapo_draws_other_prompts_for_groups_that_teach_nothing(parts):
+    policy, (told,), (log,) = stepped(parts, "dapo", "algorithm.groups.max_rounds=3")
+    check(policy, told)
+    assert told["timing_s/generate_more"] > 0
+    kept = torch.cat([batch.rows.fields["prompt"] for batch in policy.batches]).unique()
+    assert 0 < len(kept) <= BATCH
+    assert len(log.records) > BATCH
+    by_prompt = {record["uid"]: record for record in log.records}
+    assert any(0 < record["successes"] < record["n"] for record in by_prompt.values())
+
+
+@pytest.mark.parametrize("name", ["luffy", "srft"])
+def test_the_mixing_baselines_train_the_demonstration_of_every_group(parts, name):
+    policy, (told,), _ = stepped(parts, name)
+    check(policy, told)
+    rows = torch.cat([batch.rows.fields["prompt"] for batch in policy.batches])
+    assert len(rows) == BATCH * ROLLOUTS
+    stream = "off" if name == "luffy" else "sft"
+    assert bool(weights(policy, stream).any())
+    assert bool(weights(policy, "rl").any())
+
+
+def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(parts):
+    policy, (told,), _ = stepped(parts, "grpo", f"trainer.ppo_mini_batch_size={BATCH // 2}")
+    check(policy, told)
+    assert policy.asked == 1
+    assert len(policy.reports) == 2
+    first, second = (dict(report.metrics) for report in policy.reports)
+    assert first["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(second["actor/ppo_kl"]) > 1e-5
+
+
+def test_ppo_trains_a_critic_beside_the_policy(parts):
+    policy, (first, second), _ = stepped(parts, "ppo", "trainer.lr=1e-3", steps=2)
+    assert first["critic/vpred_mean"] == 0.0, "its head starts at zero"
+    assert second["critic/vpred_mean"] != 0.0
+    assert first["critic/grad_norm"] > 0
+    assert len(policy.reports) == 2
+    assert "weight_value" not in policy.batches[0].rows.tokens
+
+
+def test_a_reference_gives_the_kl_that_the_loss_holds_against(parts):
+    policy, (told,), _ = stepped(parts, "grpo", "algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.1")
+    check(policy, told)
+    assert told["timing_s/reference"] > 0
+    assert told["loss/kl"] > 0, "the policy has left the reference"
+
+
+def test_kl_may_be_taken_from_the_reward(parts):
+    policy, (told,), _ = stepped(parts, "grpo", "algorithm.kl_ctrl.kl_coef=0.1")
+    check(policy, told)
+    assert told["critic/kl"] > 0
+    assert told["critic/kl_coeff"] == 0.1
+
+
+def test_a_dead_engine_is_started_again_within_the_step(parts):
+    import os
+    import signal
+
+    import psutil
+
+    engines = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "EngineCore" in " ".join(process.cmdline()) or "EngineCore" in process.name()
+    ]
+    assert engines, "vLLM's process is not among ours"
+    for process in engines:
+        os.kill(process.pid, signal.SIGKILL)
+    policy, (told,), (log,) = stepped(parts, "hpt")
+    check(policy, told)
+    assert any("started again" in note for note in log.notes)
+    assert told["timing_s/mend"] > 0
