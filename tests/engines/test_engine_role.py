@@ -6,6 +6,7 @@ has to give.
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from prompts import prompt_of
@@ -97,6 +98,17 @@ def test_a_seed_gives_the_same_rollouts_and_another_gives_others(served):
     assert drawn[0] != drawn[2]
 
 
+def test_seeded_prompts_that_are_computed_in_pieces_draw_the_same_tokens(served, monkeypatch):
+    """Together they are more than the engine takes in a step; alone each is computed at once."""
+    rollout = replace(served.run.rollout, deterministic=True)  # so that they begin together
+    monkeypatch.setattr(served, "run", replace(served.run, rollout=rollout))
+    prompts = [Prompt(tuple(300 + (place * (each + 3)) % 90 for place in range(500))) for each in range(6)]
+    how = Sampling(max_tokens=4, seed=11, ignore_eos=True)
+    together = served.generate(prompts, how)
+    alone = [served.generate([prompt], how)[0] for prompt in prompts]
+    assert [one.ids for (one,) in together] == [one.ids for (one,) in alone]
+
+
 def test_validation_is_drawn_its_own_way(served):
     run = load_run(["rollout.n_val=3", "rollout.val_temperature=0.5", "rollout.val_top_p=0.9", "rollout.top_k=7"])
     drawn = served.generate([TEXT], Sampling.of_validation(run.rollout, max_tokens=6))[0]
@@ -154,8 +166,6 @@ def test_the_cache_is_measured_and_its_size_logged(folder, served, caplog):
 
 def test_a_deterministic_turn_gives_the_same_bits_every_time(served, processor, picture):
     """Responses of different lengths, so the batch changes all the time."""
-    from dataclasses import replace
-
     loose = served.run
     prompts = [asked(processor, "image", picture)[0], TEXT, Prompt((7, 7, 7)), Prompt(tuple(range(130, 190)))]
     how = Sampling(n=2, temperature=1, max_tokens=24, seed=5, stop_ids=tuple(range(128, 160)))

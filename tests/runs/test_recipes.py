@@ -1,7 +1,7 @@
 """Every recipe, two steps each, on one trainer and one engine: the rows that it trains are those that it stands for.
 
-Real Megatron at tp 2, real vLLM and Ray. The model has first imitated until some of its rollouts are right; what is
-held against each recipe is read from the rows that reach the trainer. Not covered: what a recipe learns.
+Real Megatron, vLLM and Ray, one process for each role. The model has first imitated until some of its rollouts are
+right; what is held against each recipe is read from the rows that reach the trainer. Not covered: what a recipe learns.
 """
 
 from dataclasses import replace
@@ -28,6 +28,7 @@ GIVEN = [
     *(f"data.train_batch_size={BATCH}", f"trainer.ppo_mini_batch_size={BATCH}"),
     *(f"rollout.n={ROLLOUTS}", f"rollout.n_verify={ROLLOUTS}", "trainer.lr_warmup_steps=5"),
     *("trainer.total_epochs=null", "trainer.total_training_steps=100", "rollout.max_num_seqs=128"),
+    *("layout=tp1", "trainer.n_gpus_per_node=1"),
 ]
 
 
@@ -204,6 +205,7 @@ def test_a_dead_engine_is_started_again_within_the_step(parts):
     for process in engines:
         os.kill(process.pid, signal.SIGKILL)
     policy, (told,), (log,) = stepped(parts, "hpt")
-    check(policy, told)
+    assert not any(report.skipped for report in policy.reports)
+    assert told["batch/not_valid"] == 0
     assert any("started again" in note for note in log.notes)
     assert told["timing_s/mend"] > 0

@@ -27,6 +27,9 @@ class Sync(Protocol):
 class Group(Sleeper, Protocol):
     """All engines, as far as their lives go."""
 
+    def ready(self) -> None:
+        """Until all of them have started."""
+
     def mend(self) -> int:
         """Starts those again that are gone; answers how many."""
 
@@ -41,6 +44,7 @@ class Engines:
     @contextmanager
     def at(self, version: str) -> Iterator[Any]:
         """Yields what a publish says, or None where none was needed."""
+        self.group.ready()
         published = self.sync.publish(version) if version != self._version else None
         self._version = version
         yield published

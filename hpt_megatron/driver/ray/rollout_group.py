@@ -73,12 +73,18 @@ class RolloutGroup:
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = list(actors)
         self.replicas = [RemoteReplica(actor) for actor in self.actors]
+        self._starting: list[Any] = []
         self._asked: Asked | None = None
         self._done: dict[int, Collected] = {}
 
-    def start(self) -> None:
-        """All engines at once."""
-        answers([actor.start.remote() for actor in self.actors], NAME)
+    def begin(self) -> None:
+        """Starts all engines at once; `ready` waits for them."""
+        self._starting = [actor.start.remote() for actor in self.actors]
+
+    def ready(self) -> None:
+        """Until all of them have started."""
+        starting, self._starting = self._starting, []
+        answers(starting, NAME)
 
     def collect(self, asked: Asked) -> Collected:
         """Every replica's share, side by side. After a death the same can be asked again: what was done is kept."""
@@ -117,6 +123,7 @@ class RolloutGroup:
 
     def stop(self) -> None:
         """Ends their processes."""
+        self.ready()
         answers([actor.stop.remote() for actor in self.actors], NAME)
 
 

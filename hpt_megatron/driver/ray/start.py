@@ -1,6 +1,6 @@
 """A run's roles on Ray: a cluster, a placement group, actors, and the faces that the loop talks to.
 
-Roles start side by side: the trainer builds its model while the engine loads its own.
+Roles start side by side, and nobody waits for engines until rollouts are wanted: a warm-up needs none.
 
 Example:
     with open_roles(run, forbidden, folder) as roles: RlLoop(run, roles, ...)
@@ -73,11 +73,11 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
         rollouts = RolloutGroup(place.engines(run, model, folder / ROLLOUTS))
         stack.callback(lambda: _quietly(rollouts.stop))
         shared = run.trainer.placement == "colocated"
+        rollouts.begin()
         if shared:  # one after the other: the devices hold one of them at a time
-            rollouts.start()
+            rollouts.ready()
             rollouts.sleep()
-        others: list[Any] = [] if shared else [rollouts]
-        _start([group for group in (policy, reference, critic, *others) if group is not None])
+        _start([group for group in (policy, reference, critic) if group is not None])
         transport = Transport(
             kind="shared" if run.trainer.nnodes == 1 else "sent",
             device="cpu" if kind == "CPU" else "cuda",

@@ -25,6 +25,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.engine.vllm_baking import differences, record
 from hpt_megatron.rollout.engine.vllm_loading import Loading, tied_modules
+from hpt_megatron.rollout.engine.vllm_rewind import mend
 from hpt_megatron.weights.plan.parcels import Crate, from_plain
 from hpt_megatron.weights.plan.publish import ALL
 from hpt_megatron.weights.publish.digests import digest, part_name
@@ -118,6 +119,9 @@ class PlannedTransfer(base.WeightTransferEngine[Meeting, Update]):
         if self.receiver is not None:
             self.receiver.close()
         self.receiver = None
+
+
+mend()
 
 
 class Extension:
