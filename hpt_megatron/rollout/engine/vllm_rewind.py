@@ -1,8 +1,8 @@
 """A draw that vLLM takes back, on a host without an accelerator.
 
-A prompt that is computed in pieces has a token drawn after each; only the last one counts. vLLM takes the others back by
-the offset of the request's generator, which torch's generators on the CPU do not have: the engine would die of the first
-seeded prompt that does not fit into a step. Here such a generator begins anew from its seed.
+A prompt that is computed in pieces has a token drawn after each; only the last one counts. vLLM takes the others back
+by the offset of the request's generator, which torch's generators on the CPU do not have: the engine would die of the
+first seeded prompt that does not fit into a step. Here such a generator begins anew from its seed.
 
 Invariant: a seeded request draws the same tokens whether its prompt is computed at once or in pieces. Not so where vLLM
 runs out of cache, puts a request off that has said something, and then computes it again in pieces: its next draws
