@@ -18,6 +18,7 @@ from hpt_megatron.driver.loop.run import Course, total_steps
 from hpt_megatron.driver.loop.validation import Validation
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
@@ -35,6 +36,8 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
     write_record(asked, folder)
     journal = Journal(folder, total, shown)
+    for line in short_form(run):
+        journal.tell(line)
     journal.tell(f"{len(prompts)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")
     from hpt_megatron.driver.ray.call import ActorDiedError  # Ray, and with it everything that takes time
     from hpt_megatron.driver.ray.start import open_roles

@@ -49,6 +49,7 @@ def test_every_step_says_what_it_did(straight):
     told = lines(folder / "metrics.jsonl")
     assert [line["step"] for line in told] == [1, 2, 3, 4, 5]
     assert out.count("\nstep ") == STEPS
+    assert "plan for 2 x a process on this host" in out.splitlines()[0], "what it will need comes first"
     assert all(line["actor/skipped"] == 0.0 for line in told)
     assert told[1]["actor/loss"] < told[0]["actor/loss"], "the warm-up imitates"
     assert "timing_s/generate" not in told[0]
