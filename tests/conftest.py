@@ -49,7 +49,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "engines" if nodeid.startswith("tests/engines/") else nodeid.partition("::")[0]
+            shared = next((name for name in ("engines", "runs") if nodeid.startswith(f"tests/{name}/")), "")
+            return shared or nodeid.partition("::")[0]
 
     return ByFile(config, log)
 

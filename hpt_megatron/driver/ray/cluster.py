@@ -8,19 +8,22 @@ Example:
     with cluster(bundles=3) as facts: ...
 """
 
+import atexit
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import ray
 
 from hpt_megatron.errors import HptError
 
-ADDRESS = "RAY_ADDRESS"
+ADDRESS, TOKEN = "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"
 TRIES = 3
 logger = logging.getLogger(__name__)
 
@@ -33,15 +36,23 @@ def cluster(processes: int, store_mb: int = 512) -> Iterator[dict[str, float]]:
         if joined:
             ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
         else:
-            token = Path(folder) / "token"
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32), encoding="ascii")
-            os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+            os.environ.setdefault(TOKEN, _token())
             _start(processes, store_mb << 20, folder)
         try:
             yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
+
+
+@cache
+def _token() -> str:
+    """The file of this process's token: Ray reads it once, so a second cluster has the same."""
+    folder = tempfile.mkdtemp(prefix="hpt-token-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    return str(path)
 
 
 def _start(processes: int, store: int, folder: str) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import ray
+
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.driver.ray.call import ActorDiedError, answer, answers
 from hpt_megatron.protocol.batch import Batch
@@ -122,9 +124,9 @@ class RolloutGroup:
         answers([actor.wake.remote(what) for actor in self.actors], NAME)
 
     def stop(self) -> None:
-        """Ends their processes."""
-        self.ready()
-        answers([actor.stop.remote() for actor in self.actors], NAME)
+        """Ends their processes. One that is still starting ends with its actor."""
+        if not self._starting or not ray.wait(self._starting, num_returns=len(self._starting), timeout=0)[1]:
+            answers([actor.stop.remote() for actor in self.actors], NAME)
 
 
 def _asked(reference: Any) -> Any:

@@ -6,7 +6,6 @@ Example:
     with open_roles(run, forbidden, folder) as roles: RlLoop(run, roles, ...)
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,7 +35,6 @@ SHARE = 0.25
 """Of a device: policy, reference, critic and engine may stand on one."""
 ENGINE_THREADS = 8
 """Calls that a replica takes at a time: it is asked for its health while it generates."""
-PASSED_ON = ("OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE", "HF_HUB_OFFLINE")
 
 
 def plan_for(run: RunConfig) -> Plan:
@@ -121,8 +119,6 @@ class _Places:
         return [made(bundles[0]).remote(run, model, str(written)) for bundles in self.plan.engines]
 
     def _actor(self, cls: type, share: float, threads: int = 1, restarts: int = 0) -> Any:
-        # Threads of the mathematics libraries: one each, for several processes share the cores of this host.
-        variables = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in PASSED_ON if name in os.environ}}
         needed = {"num_cpus": share, "num_gpus": 0} if self.kind == "CPU" else {"num_cpus": 0, "num_gpus": share}
 
         def in_bundle(bundle: int) -> Any:
@@ -132,7 +128,6 @@ class _Places:
                 scheduling_strategy=strategy,
                 max_concurrency=threads,
                 max_restarts=restarts,
-                runtime_env={"env_vars": variables},
             )
 
         return in_bundle
