@@ -20,9 +20,9 @@ import torch
 from hpt_megatron.config.load import load
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.embedded.random_folder import write_random
+from hpt_megatron.layout.micro_batches import plan
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.mcore.local_processes import run as run_processes
-from hpt_megatron.mcore.packing.micro_batches import plan
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.reference import load_reference
 from hpt_megatron.parity.rows import components

@@ -171,7 +171,7 @@ def test_a_tool_that_fails_stops_no_other_and_decides_the_exit_code(
     """The script is real, in a copy; the tools are stand-ins."""
     done = door("-k", "wheel", **codes)
     asked = [line for line in done.stdout.splitlines() if line.startswith("-m ")]
-    assert asked == ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest -k wheel"]
+    assert asked == ["-m ruff check --no-cache", "-m ruff format --check", "-m mypy", "-m pytest -k wheel"]
     assert re.fullmatch(r"\[test\] total: \d+ s", done.stdout.splitlines()[-1])
     assert done.returncode == expected
     assert ("no test ran" in done.stderr) == (expected == 5)

@@ -41,16 +41,14 @@ class Handler(BaseHTTPRequestHandler):
             server.requests.append((body, self.headers.get("Authorization")))
             server.now += 1
             server.most = max(server.most, server.now)
-        try:
-            self.play(step)
-        finally:
-            with server.lock:
-                server.now -= 1
-
-    def play(self, step):
         if isinstance(step, float):
             time.sleep(step)
             step = RIGHT
+        with server.lock:  # before the reply, for with it the client may send its next
+            server.now -= 1
+        self.play(step)
+
+    def play(self, step):
         if step == "drop":
             self.connection.close()
             return

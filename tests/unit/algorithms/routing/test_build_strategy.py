@@ -47,6 +47,10 @@ def test_the_names_of_the_configuration_are_those_that_are_built():
         ("srft", ["blend", "blend", "blend"]),
         ("adaptive", ["imitate", "explore", "explore"]),
         ("anneal", ["imitate", "imitate", "imitate"]),
+        ("rloo", ["explore", "explore", "explore"]),
+        ("remax", ["explore", "explore", "explore"]),
+        ("reinforce_plus_plus", ["explore", "explore", "explore"]),
+        ("ppo", ["explore", "explore", "explore"]),
     ],
 )
 def test_every_algorithm_file_decides_as_its_first_line_says(choice, arms):
@@ -67,6 +71,10 @@ def test_no_algorithm_file_is_left_out_above():
         "anneal",
         "dapo",
         "official",
+        "rloo",
+        "remax",
+        "reinforce_plus_plus",
+        "ppo",
     }
 
 
