@@ -16,6 +16,7 @@ from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.observe.step import Step
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
@@ -28,7 +29,7 @@ GIVEN = [
     *(f"data.train_batch_size={BATCH}", f"trainer.ppo_mini_batch_size={BATCH}"),
     *(f"rollout.n={ROLLOUTS}", f"rollout.n_verify={ROLLOUTS}", "trainer.lr_warmup_steps=5"),
     *("trainer.total_epochs=null", "trainer.total_training_steps=100", "rollout.max_num_seqs=128"),
-    *("layout=tp1", "trainer.n_gpus_per_node=1"),
+    *("layout=tp1", "trainer.n_gpus_per_node=1", "data.make=count"),
 ]
 
 
@@ -44,7 +45,7 @@ def parts(tmp_path_factory):
     with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
         plain = replace(run, algorithm=load_run(GIVEN).algorithm)
         alone = replace(roles, critic=None, reference=None)
-        loop = RlLoop(plain, alone, Algorithm(plain), prompts, build_sampler(run.data, 1, prompts))
+        loop = RlLoop(plain, alone, Algorithm(plain), Supply(prompts, build_sampler(run.data, 1, prompts)))
         for number in range(1, WARM_UP + 1):
             loop.step(number, Step(number))
         yield run, roles, prompts
@@ -73,7 +74,7 @@ def stepped(parts, name, *more, steps=1):
     run = replace(own, model=base.model, data=base.data)
     policy = Seen(roles.policy)
     own_roles = replace(roles, policy=policy, critic=roles.critic if name == "ppo" else None)
-    loop = RlLoop(run, own_roles, Algorithm(run), prompts, build_sampler(run.data, 7, prompts))
+    loop = RlLoop(run, own_roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 7, prompts)))
     loop.version = f"weights {next(VERSIONS)}"  # the engine has those before another recipe's last step
     logs = []
     for number in range(WARM_UP + 1, WARM_UP + 1 + steps):
@@ -165,6 +166,25 @@ def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(part
     first, second = (dict(report.metrics) for report in policy.reports)
     assert first["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5)
     assert abs(second["actor/ppo_kl"]) > 1e-5
+
+
+def test_rollouts_one_step_ahead_are_those_of_the_policy_before_the_last_update(parts):
+    """Its first step has nothing ahead of it, and so the second sees the same weights as the first."""
+    more = ("trainer.staleness=1", "algorithm.correction.kind=tis", "trainer.lr=1e-3")
+    policy, told, _ = stepped(parts, "grpo", *more, steps=3)
+    assert [log["timing_s/publish"] > 0 for log in told] == [True, True, True]
+    assert [len(report.metrics) > 0 for report in policy.reports] == [True] * 3
+    gaps = [log["correction/abs_gap"] for log in told]
+    assert gaps[0] < 0.001 < min(gaps[1:]), "what was sampled before the update is less likely, or more, after it"
+
+
+def test_a_step_that_imitates_shows_every_target_and_generates_nothing(parts):
+    policy, (told,), (log,) = stepped(parts, "sft")
+    assert not any(report.skipped for report in policy.reports)
+    assert {record["decision"] for record in log.records} == {"imitate"}
+    assert policy.batches[0].rows.num_rows == BATCH
+    assert float(weights(policy, "sft").sum()) == pytest.approx(1.0)
+    assert "timing_s/generate" not in told
 
 
 def test_ppo_trains_a_critic_beside_the_policy(parts):

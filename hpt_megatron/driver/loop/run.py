@@ -121,8 +121,9 @@ class Course:
             told = self.validate(number, log)
         stopped = self.stop and not last
         if last or stopped or _due(number, self.run.trainer.save_freq):
+            worth = told.get(self.run.trainer.best_metric or "")
             with log.stage("save"):
-                self._save(number, last)
+                self._save(number, last, worth)
         log.end()
         self.journal.step(log)
         if told:
@@ -131,12 +132,12 @@ class Course:
             what = f"stopped by {self.stop} after step {number} of {self.journal.total}; the step is saved"
             raise StoppedError(what, mend="the same command goes on from it")
 
-    def _save(self, number: int, last: bool) -> None:
+    def _save(self, number: int, last: bool, worth: float | None) -> None:
         def write(folder: Path) -> None:
             for name, model in self.saved.items():
                 model.save(folder / name, {"step": number}, last)
 
-        self.checkpoints.save(number, write, self.loop.state())
+        self.checkpoints.save(number, write, self.loop.state(), worth)
 
 
 def _due(step: int, every: int) -> bool:

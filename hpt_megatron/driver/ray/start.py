@@ -24,7 +24,7 @@ from hpt_megatron.driver.loop.teacher import Teacher
 from hpt_megatron.driver.ray.actors import RolloutProcess, TrainerProcess
 from hpt_megatron.driver.ray.cluster import cluster
 from hpt_megatron.driver.ray.images import keep
-from hpt_megatron.driver.ray.placement import Plan, check_room, plan_of
+from hpt_megatron.driver.ray.placement import Plan, check_room, plan_for
 from hpt_megatron.driver.ray.rollout_group import RolloutGroup
 from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 from hpt_megatron.errors import HptError
@@ -37,22 +37,10 @@ ENGINE_THREADS = 8
 """Calls that a replica takes at a time: it is asked for its health while it generates."""
 
 
-def plan_for(run: RunConfig) -> Plan:
-    """Where the processes of a run stand."""
-    rollout = run.rollout
-    return plan_of(
-        run.devices,
-        rollout.replicas,
-        rollout.tensor_parallel_size,
-        len(build_models(run.algorithm)) - 1,
-        run.trainer.placement,
-    )
-
-
 @contextmanager
-def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iterator[Roles]:
-    """Everyone who takes part, ready; all of it ends when this ends."""
-    plan, model = plan_for(run), run.model.path
+def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generates: bool = True) -> Iterator[Roles]:
+    """Everyone who takes part, ready; all of it ends when this ends. Where nobody `generates` there is no engine."""
+    plan, model = plan_for(run, generates), run.model.path
     if model is None:
         raise HptError("no checkpoint is named", where="model.path")
     with ExitStack() as stack:
@@ -68,6 +56,11 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
             reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference")
         if "critic" in models:
             critic = TrainerGroup(run, place.trainers(run, forbidden, head="scalar"), "critic")
+        teacher, trained = Teacher(run, model, keep), [each for each in (policy, reference, critic) if each is not None]
+        if not generates:
+            _start(trained)
+            yield Roles(policy, teacher, reference=reference, critic=critic)
+            return
         rollouts = RolloutGroup(place.engines(run, model, folder / ROLLOUTS))
         stack.callback(lambda: _quietly(rollouts.stop))
         shared = run.trainer.placement == "colocated"
@@ -75,7 +68,7 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
         if shared:  # one after the other: the devices hold one of them at a time
             rollouts.ready()
             rollouts.sleep()
-        _start([group for group in (policy, reference, critic) if group is not None])
+        _start(trained)
         transport = Transport(
             kind="shared" if run.trainer.nnodes == 1 else "sent",
             device="cpu" if kind == "CPU" else "cuda",
@@ -84,7 +77,7 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path) -> Iter
         sync = WeightSync(run, policy, rollouts.replicas, transport)
         stack.callback(sync.close)
         engines = SharedEngines(sync, rollouts, policy) if shared else Engines(sync, rollouts)
-        yield Roles(policy, Teacher(run, model, keep), rollouts, engines, reference, critic)
+        yield Roles(policy, teacher, rollouts, engines, reference, critic)
 
 
 def _start(groups: Sequence[Any]) -> None:
