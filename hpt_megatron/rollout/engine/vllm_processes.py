@@ -17,7 +17,7 @@ import importlib
 import io
 import os
 from functools import cache
-from multiprocessing import popen_fork, popen_forkserver, reduction, spawn, util
+from multiprocessing import popen_forkserver, reduction, spawn, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.forkserver import ForkServer, read_signed
 from typing import Any
@@ -60,9 +60,9 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, written)
         finally:
             set_spawning_popen(None)
-        self.sentinel, pipe = fork_server().connect_to_new_process(self._fds)
+        self.sentinel, pipe = fork_server().connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         alive = os.dup(pipe)  # what the process sees closing when this one ends
-        self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))
+        self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))  # type: ignore[attr-defined]
         with open(pipe, "wb", closefd=True) as file:
             file.write(written.getbuffer())
         self.pid = read_signed(self.sentinel)
@@ -81,12 +81,12 @@ class _Process(ForkServerProcess):
         super().run()
 
     @staticmethod
-    def _Popen(process_obj: Any) -> popen_fork.Popen:  # noqa: N802  (multiprocessing's own name)
+    def _Popen(process_obj: Any) -> popen_forkserver.Popen:  # noqa: N802  (multiprocessing's own name)
         return _Popen(process_obj)
 
 
 class _Context(ForkServerContext):
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 @cache
