@@ -158,6 +158,43 @@ def test_the_mixing_baselines_train_the_demonstration_of_every_group(parts, name
     assert bool(weights(policy, "rl").any())
 
 
+# Seven rollouts with k successes beside a demonstration that is right: (success and demonstration, failure), by the
+# released code's `grpo_split` without a standard deviation.
+SPLIT = {
+    0: (1.0, 0.0),
+    1: (0.8571429, -0.1428571),
+    2: (0.7142857, -0.2857143),
+    3: (0.5714286, -0.4285714),
+    4: (0.4285714, -0.5714286),
+    5: (0.2857143, -0.7142857),
+    6: (0.1428571, -0.8571429),
+}
+
+
+@pytest.mark.parametrize(("name", "samples"), [("luffy", 8), ("soft", 7)])
+def test_groups_with_a_demonstration_have_the_golden_credit_of_grpo_split(parts, name, samples):
+    more = ("algorithm.adv_estimator=grpo_split", "algorithm.grpo_use_std=false", f"rollout.n={samples}")
+    policy, _, _ = stepped(parts, name, *more)
+    seen = set()
+    for batch in policy.batches:
+        rows = batch.rows
+        owner = rows.per_token(rows.fields["prompt"])
+        for prompt in rows.fields["prompt"].unique().tolist():
+            credits = []
+            for row in range(rows.num_rows):
+                own = slice(int(rows.starts[row]), int(rows.starts[row] + rows.lengths[row]))
+                if int(owner[own][0]) == prompt:
+                    said = rows.tokens["credit"][own][rows.tokens["trained"][own]].unique()
+                    assert len(said) == 1, "one credit for the whole response"
+                    credits.append(float(said))
+            positive = sum(credit > 0 for credit in credits)
+            if len(credits) == 8 and positive:
+                success, failure = SPLIT[positive - 1]
+                assert sorted(credits) == pytest.approx([failure] * (8 - positive) + [success] * positive, abs=1e-6)
+                seen.add(positive - 1)
+    assert seen - {0}, "some group had a success of its own"
+
+
 def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(parts):
     policy, (told,), _ = stepped(parts, "grpo", f"trainer.ppo_mini_batch_size={BATCH // 2}")
     check(policy, told)
