@@ -13,20 +13,22 @@ from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Roles, Saved
-from hpt_megatron.driver.loop.run import Course, total_steps
+from hpt_megatron.driver.loop.run import CHECKPOINTS, Course, total_steps
 from hpt_megatron.driver.loop.supervised import SupervisedLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.validation import Validation
 from hpt_megatron.errors import UserError
 from hpt_megatron.observe.journal import Journal
-from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.observe.record import check_marks, check_record, write_record
 from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.recipes.roles_table import roles_table
 from hpt_megatron.rollout.agent.build import check_search
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
+from hpt_megatron.rollout.marks import marks_of
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,8 @@ class Questions:
     held: list[Prompt]
 
     @classmethod
-    def of(cls, run: RunConfig, chat: Chat) -> "Questions":
+    def of(cls, run: RunConfig, chat: Chat, rules: PictureRules) -> "Questions":
         """All of them, read and checked."""
-        rules = PictureRules.of_folder(str(run.model.path))
         trained, tested = train_prompts(run.data, chat, rules), val_prompts(run.data, chat, rules)
         held = hold_out(trained, run.data.hold_out, run.trainer.seed)
         return cls(trained, warmup_prompts(run.data, chat, rules), [tested[name] for name in tested.names], held)
@@ -54,11 +55,16 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     run = with_files(asked, folder)
     check_search(run)
     chat = Chat.open(str(run.model.path))
-    questions = Questions.of(run, chat)
+    rules, forbidden = PictureRules.of_folder(str(run.model.path)), forbidden_ids(chat, run.model.vocab_size)
+    questions = Questions.of(run, chat, rules)
+    check_marks(marks_of(chat, rules, forbidden), folder)
     total = total_steps(run, len(questions.trained))
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
     write_record(asked, folder)
     journal = Journal(folder, total, shown)
+    if run.trainer.resume == "auto" and max(Checkpoints(folder / CHECKPOINTS, 1).steps(), default=0) >= total:
+        journal.tell(f"all {total} steps are made, in {folder}; more of them: trainer.total_training_steps")
+        return 0
     generates = not run.supervised or (run.trainer.test_freq > 0 and bool(questions.tested))
     for line in [*short_form(run), *roles_table(run, generates)]:
         journal.tell(line)
@@ -66,7 +72,6 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     from hpt_megatron.driver.ray.call import ActorDiedError, MemoryShortError  # Ray, and with it all that takes time
     from hpt_megatron.driver.ray.start import open_roles
 
-    forbidden = forbidden_ids(chat, run.model.vocab_size)
     for left in reversed(range(1 + run.trainer.max_restarts)):
         try:
             with open_roles(run, forbidden, folder, generates) as roles:

@@ -158,8 +158,8 @@ def test_the_mixing_baselines_train_the_demonstration_of_every_group(parts, name
     assert bool(weights(policy, "rl").any())
 
 
-# Seven rollouts with k successes beside a demonstration that is right: (success and demonstration, failure), by the
-# released code's `grpo_split` without a standard deviation.
+# Seven rollouts with k successes beside a demonstration: (success, failure) by the released code's `grpo_split` without
+# a standard deviation. The demonstration gets the first, or the second where it is wrong, as the teacher may be.
 SPLIT = {
     0: (1.0, 0.0),
     1: (0.8571429, -0.1428571),
@@ -168,6 +168,7 @@ SPLIT = {
     4: (0.4285714, -0.5714286),
     5: (0.2857143, -0.7142857),
     6: (0.1428571, -0.8571429),
+    7: (0.0, -1.0),
 }
 
 
@@ -180,19 +181,22 @@ def test_groups_with_a_demonstration_have_the_golden_credit_of_grpo_split(parts,
         rows = batch.rows
         owner = rows.per_token(rows.fields["prompt"])
         for prompt in rows.fields["prompt"].unique().tolist():
-            credits = []
-            for row in range(rows.num_rows):
-                own = slice(int(rows.starts[row]), int(rows.starts[row] + rows.lengths[row]))
-                if int(owner[own][0]) == prompt:
-                    said = rows.tokens["credit"][own][rows.tokens["trained"][own]].unique()
-                    assert len(said) == 1, "one credit for the whole response"
-                    credits.append(float(said))
-            positive = sum(credit > 0 for credit in credits)
-            if len(credits) == 8 and positive:
-                success, failure = SPLIT[positive - 1]
-                assert sorted(credits) == pytest.approx([failure] * (8 - positive) + [success] * positive, abs=1e-6)
-                seen.add(positive - 1)
-    assert seen - {0}, "some group had a success of its own"
+            own = rows.tokens["trained"] & (owner == prompt)
+            shown = own & (
+                rows.tokens["weight_off"] > 0 if name == "luffy" else rows.per_token(rows.fields["sample"]) < 0
+            )
+            of_row = rows.per_token(torch.arange(rows.num_rows))
+            told = [rows.tokens["credit"][own & (of_row == row)].unique() for row in of_row[own].unique().tolist()]
+            assert all(len(credit) == 1 for credit in told), "one credit for the whole response"
+            demonstration = float(rows.tokens["credit"][shown].unique())
+            positive = sum(bool(credit > 0) for credit in told)
+            k = positive - (demonstration > 0)
+            if len(told) == 8 and 0 < k < 7:
+                success, failure = SPLIT[k]
+                expected = [failure] * (8 - positive) + [success] * positive
+                assert sorted(float(credit) for credit in told) == pytest.approx(expected, abs=1e-6)
+                seen.add(demonstration > 0)
+    assert True in seen, "some group had a success beside a demonstration that is right"
 
 
 def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(parts):
@@ -253,11 +257,8 @@ def test_a_dead_engine_is_started_again_within_the_step(parts):
 
     import psutil
 
-    engines = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "EngineCore" in " ".join(process.cmdline()) or "EngineCore" in process.name()
-    ]
+    below = psutil.Process().children(recursive=True)
+    engines = [process for process in below if "VLLM::" in " ".join(process.cmdline())]
     assert engines, "vLLM's process is not among ours"
     for process in engines:
         os.kill(process.pid, signal.SIGKILL)

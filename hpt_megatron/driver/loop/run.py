@@ -25,6 +25,7 @@ from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.step import Step
 
+CHECKPOINTS = "checkpoints"
 STOPPED = 75
 """Exit code: saved, and to be gone on with."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -67,7 +68,7 @@ class Course:
     ) -> None:
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
         self.stop = ""
-        self.checkpoints = Checkpoints(journal.folder / "checkpoints", run.trainer.keep_last)
+        self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last)
 
     def go(self) -> int:
         """From the first step that is missing to the last; answers how many were made."""

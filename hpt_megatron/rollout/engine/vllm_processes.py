@@ -76,7 +76,8 @@ class _Process(ForkServerProcess):
         super().start()
 
     def run(self) -> None:
-        os.environ.clear()
+        for name in os.environ.keys() - self._environment.keys():
+            del os.environ[name]
         os.environ.update(self._environment)
         super().run()
 
