@@ -50,7 +50,11 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_undone(tmp_path):
         journal.step(step(number))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "torn')
+    (tmp_path / "rollouts").mkdir()
+    for number in (2, 3, 10):
+        (tmp_path / "rollouts" / f"train_{number}.jsonl").touch()
     journal.begin(2)
+    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["train_2.jsonl"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 2
