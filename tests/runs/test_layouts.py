@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
-import ray
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.data.build import build_sampler, train_prompts
@@ -65,6 +64,8 @@ def shared(tmp_path_factory):
 @contextmanager
 def looped(shared, layout):
     """A loop whose trainer has a layout; the trainer ends with it."""
+    import ray  # by now in the way that a run has it
+
     from hpt_megatron.driver.ray.images import keep
     from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 
