@@ -150,6 +150,7 @@ class TrainerConfig:
     sft_warmup_steps: int
     save_freq: int
     keep_last: Count
+    record_freq: int
     max_restarts: int
     test_freq: int
     freeze: tuple[str, ...]

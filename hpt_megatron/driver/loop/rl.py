@@ -20,17 +20,17 @@ from typing import Any
 import torch
 
 from hpt_megatron.algorithms.build import build_prefix
-from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.algorithms.routing import record
-from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
+from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
 from hpt_megatron.config.algorithm import needs_reference
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.data.samplers import Sampler
-from hpt_megatron.driver.loop.algorithm import Algorithm, Decided
-from hpt_megatron.driver.loop.balance import balance, numbered_on
+from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
+from hpt_megatron.driver.loop.balance import balance, followed, numbered_on
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
-from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, updates
+from hpt_megatron.driver.loop.step_record import StepRecord
+from hpt_megatron.driver.loop.update import num_updates, updates, weighted
 from hpt_megatron.errors import HptError
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
@@ -57,32 +57,33 @@ class RlLoop:
     def __init__(self, run: RunConfig, roles: Roles, algorithm: Algorithm, prompts: Prompts, sampler: Sampler) -> None:
         self.run, self.roles, self.algorithm = run, roles, algorithm
         self.prompts, self.sampler = prompts, sampler
-        self.version = BEFORE_ROLLOUTS
+        self.version, self.record = BEFORE_ROLLOUTS, StepRecord(run)
         self.prefix = build_prefix(run.algorithm, run.trainer.seed) if run.algorithm.n_prefix else NO_PREFIX
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
+        self.record.begin(number, self.algorithm)
         made = self._imitation(log) if number <= self.run.trainer.sft_warmup_steps else self._rollouts(number, log)
         self._remember(made, number, log)
         if made.batch.rows.num_rows == 0:
             log.note("nothing to train on: every group was left out")
+            self.record.end(self.algorithm)
             return
         batch = self._advantage(made.batch, log)
         self._update(batch, log)
+        self.record.end(self.algorithm)
         self.version = str(number)
 
     def _imitation(self, log: Step) -> Made:
         """A step of the warm-up: every prompt with a target is shown, none is generated."""
         with log.stage("prepare"):
             taken = self._take(self.run.data.train_batch_size)
-            outcomes = [Outcome(0, 0, has_target=bool(prompt.target_ids), prompt=prompt.index) for prompt in taken]
-            imitate = Decision(IMITATE, demo=True, arm="imitate")
-            decisions = [imitate if outcome.has_target else skipped(outcome) for outcome in outcomes]
-            empty = self._shown(taken, [])
-            every = Decided(outcomes, Routing(decisions), list(range(len(taken))), torch.zeros(0).bool(), {})
-            balanced = balance(Collected(_as_rollouts(empty)), self._shown(taken, decisions), every)
+            every = all_imitate(taken)
+            none, shown = Collected(_as_rollouts(self._shown(taken, []))), self._shown(taken, every.routing.decisions)
+            balanced = balance(none, shown, every)
+            self.record.round(taken, none, shown, every)
         log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
-        return Made(balanced.batch, outcomes, every.routing)
+        return Made(balanced.batch, every.outcomes, every.routing)
 
     def _rollouts(self, number: int, log: Step) -> Made:
         """Rounds of rollouts until enough groups are kept, or no round is left."""
@@ -99,7 +100,9 @@ class RlLoop:
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
                 decided = self.algorithm.decide(collected, taken, number)
-                balanced = balance(collected, self._shown(taken, decided.decisions), decided)
+                shown = self._shown(taken, decided.decisions)
+                balanced = balance(collected, shown, decided)
+                self.record.round(taken, collected, shown, decided)
             log.add(dict(decided.metrics))
             log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
             parts.append(numbered_on(balanced.batch, len(outcomes)))
@@ -183,7 +186,8 @@ class RlLoop:
         with log.stage("advantage"):
             credited, told = self.algorithm.credited(rows, reference)
         log.add(told)
-        return batch.with_rows(credited) if credited.num_rows == rows.num_rows else _followed(batch, rows, credited)
+        self.record.credit(batch.with_rows(rows), credited)
+        return followed(batch, rows, credited)
 
     def _update(self, batch: Batch, log: Step) -> None:
         algorithm, critic = self.algorithm, self.roles.critic
@@ -191,23 +195,21 @@ class RlLoop:
             with log.stage("update_critic"):
                 log.critic_updates(
                     [
-                        critic.update(self._weighted(part, algorithm.critic_components), algorithm.critic_components)
+                        critic.update(
+                            weighted(part, algorithm, algorithm.critic_components), algorithm.critic_components
+                        )
                         for part in updates(batch, self.run)
                     ]
                 )
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
-                log.updates(
-                    [
-                        self.roles.policy.update(self._weighted(part, algorithm.components), algorithm.components)
-                        for part in updates(batch, self.run)
-                    ]
-                )
+                reports = []
+                for part in updates(batch, self.run):
+                    ready = weighted(part, algorithm, algorithm.components)
+                    report = self.roles.policy.update(ready, algorithm.components)
+                    reports.append(self.record.update(ready, report))
+                log.updates(reports)
         log.tokens(batch.rows.num_tokens)
-
-    def _weighted(self, part: Batch, components: Sequence[Component]) -> Batch:
-        micro_batch = micro_batch_of_row(part, self.run)
-        return part.with_rows(self.algorithm.weighted(part.rows, micro_batch, self.run.dp, components))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside what the trainer holds."""
@@ -232,9 +234,3 @@ def _as_rollouts(empty: Batch) -> Batch:
     """No rows, with the columns that rollouts have."""
     fields = {"score": torch.zeros(0), "cut": torch.zeros(0).bool()}
     return empty.with_rows(empty.rows.with_fields(**fields))
-
-
-def _followed(batch: Batch, before: Any, after: Any) -> Batch:
-    """The images of the rows that are left: those with a weight."""
-    learning = torch.stack([before.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")]).any(0)
-    return batch.select(learning).with_rows(after)
