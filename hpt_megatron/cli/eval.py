@@ -10,12 +10,14 @@ Example:
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from hpt_megatron.cli.arguments import Parser
 from hpt_megatron.config.problem import one_line
+from hpt_megatron.errors import HptError
 
 
 def parser() -> Parser:
@@ -53,10 +55,16 @@ def run(arguments: list[str]) -> int:
     from hpt_megatron.recipes.evaluate import check_room, evaluate, exported
 
     check_room(out)
+    model: Path | None = None
     if asked.checkpoint is not None:
         model = exported(asked.checkpoint, out)
         chosen = load_run([*asked.overrides, f"model.path={json.dumps(str(model))}"], asked.config_dir)
-    told = evaluate(chosen, out, asked.k, sys.stderr if asked.json else sys.stdout)
+    try:
+        told = evaluate(chosen, out, asked.k, sys.stderr if asked.json else sys.stdout)
+    except HptError:
+        if model is not None:  # made for nothing: the next try makes it again
+            shutil.rmtree(model)
+        raise
     if asked.json:
         print(json.dumps(told, indent=2))
     else:

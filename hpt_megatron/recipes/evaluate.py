@@ -70,8 +70,8 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
     shown.write(f"{len(records)} prompts, {run.rollout.n_val} responses each, from {folder}\n")
     shown.flush()
     engine = engine_of(run, folder, chat)
-    engine.start()
     try:
+        engine.start()
         return measured(run, engine, records, out, ks)
     finally:
         engine.stop()

@@ -73,12 +73,13 @@ def alone(run: RunConfig, model: str) -> RunConfig:
 def computed(run: RunConfig, checkpoint: Path | None, batch: Batch, components: Sequence[Component]) -> StepReport:
     """What an optimizer step says in this process, whose weights are then thrown away."""
     from hpt_megatron.data.chat import Chat
+    from hpt_megatron.mcore.initialize import Rendezvous
     from hpt_megatron.mcore.worker import MegatronWorker
     from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
     forbidden = forbidden_ids(Chat.open(str(run.model.path)), run.model.vocab_size)
     worker = MegatronWorker(run, forbidden=forbidden)
-    worker.start()
+    worker.start(Rendezvous())
     try:
         if checkpoint is not None:
             worker.restore(checkpoint, weights_alone=True)

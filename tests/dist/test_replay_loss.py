@@ -18,6 +18,7 @@ from processes import run as run_processes
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
@@ -32,6 +33,7 @@ from hpt_megatron.observe.record import write_record
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.recipes.replay import replay
+from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
 pytestmark = pytest.mark.slow
 NAMES, SAMPLES = "abcd", 3
@@ -71,10 +73,11 @@ def recorded(where: Rendezvous, run: RunConfig) -> list[float]:
     folder = Path(run.trainer.run_dir)
     if where.rank:
         run = replace(run, trainer=replace(run.trainer, record_freq=0))
-    worker = MegatronWorker(run)
+    model = str(run.model.path)
+    worker = MegatronWorker(run, forbidden=forbidden_ids(Chat.open(model), run.model.vocab_size))
     worker.start(where)
     policy = SimpleNamespace(update=lambda batch, parts: worker.update(worker.split(batch), parts))
-    teacher = Teacher(run, str(run.model.path))
+    teacher = Teacher(run, model)
     engines = SimpleNamespace(at=lambda version: nullcontext(None))
     roles = Roles(policy, teacher, Played(teacher), engines)
     held = {name: Prompt(spoken(name, f"it is {name}"), (1,), (), (1, 2)) for name in NAMES}
@@ -128,4 +131,6 @@ def test_the_loss_of_a_step_agrees_from_the_model_and_from_a_checkpoint_of_anoth
     assert changed[-1][1] is False
     assert "where 7.5 was recorded" in changed[-1][2]
     assert without[-1][1] is None
-    assert without[-1][2].startswith("not worked out again: it needs the checkpoint step_1, and its manifest.json cannot")
+    assert without[-1][2].startswith(
+        "not worked out again: it needs the checkpoint step_1, and its manifest.json cannot"
+    )
