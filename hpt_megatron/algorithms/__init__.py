@@ -7,7 +7,6 @@
     normalize/    mixes and denominators -> one weight per token and loss component
     objective/    log-probs + stored columns -> loss of every token, by component
     kl_control.py measured KL -> coefficient; kl_reward.py puts it into the reward
-    imitated.py   which prompts later epochs leave out
     gates.py      which groups are trained on at all; prefix.py  which rows start from their target
     shaping.py, reward_scale.py   what may be done to a score before the credit
     build.py, routing/build.py    configuration -> all of these; unified.py, explain.py  what they amount to

@@ -25,7 +25,6 @@ from hpt_megatron.algorithms.gates import (
     SuccessRate,
     TruncatedShare,
 )
-from hpt_megatron.algorithms.imitated import ImitatedPrompts
 from hpt_megatron.algorithms.kl_control import Controller, KlSettings, make_controller
 from hpt_megatron.algorithms.normalize.streams import coefficients
 from hpt_megatron.algorithms.normalize.weights import global_weights, official_weights, paper_weights
@@ -206,11 +205,6 @@ def build_refill(algorithm: AlgorithmConfig, wanted: int, most_at_once: int) -> 
     """The bookkeeping of further rounds for groups that the gates left out."""
     groups = algorithm.groups
     return Refill(RefillSettings(wanted=wanted, max_rounds=groups.max_rounds, max_draw=most_at_once))
-
-
-def build_imitated(algorithm: AlgorithmConfig) -> ImitatedPrompts | None:
-    """The ledger of prompts that later epochs leave out, where they do."""
-    return ImitatedPrompts() if algorithm.remove_sfted_data else None
 
 
 def shape_truncated(rows: Rows, earned: Credit, cut: Tensor, algorithm: AlgorithmConfig) -> tuple[Rows, Credit]:

@@ -17,10 +17,12 @@ VERBS = {
     "convert": "bring a checkpoint from the hub's format to the trainer's and back; compare and inspect both",
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",
+    "eval": "avg@n and pass@k of a model or a checkpoint at the prompts of files, by data source",
     "explain": "what an algorithm does with a prompt and with a token",
     "log": "latency of turns, tools and trajectories from the files of a run",
     "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
+    "replay": "work a recorded step of a run out again, in one process, and say whether it agrees",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }

@@ -154,6 +154,7 @@ class TrainerConfig:
     save_freq: int
     keep_last: Count
     best_metric: str | None
+    record_freq: int
     max_restarts: int
     test_freq: int
     freeze: tuple[str, ...]

@@ -13,7 +13,7 @@ Invariants
        with fixed batches; another order leaves out others.
     2. Restoring a state, also one saved at the very end of an epoch, continues with what would have come next.
     3. Prompts that are removed go at the next epoch; of `hard`, which has none, at once. A removal that would leave
-       fewer than a batch is refused by `take`, with the numbers.
+       fewer than a batch waits until it does not: an epoch without a batch would end the run.
     4. A state of other prompts, or of another sampler, is refused.
 
 Example:
@@ -105,8 +105,12 @@ class Shuffled:
 
     def start_epoch(self, count: int) -> None:
         """The next epoch, of which batches of `count` are taken; what was removed in this one is gone."""
-        self.epoch, self.taken, self.gone = self.epoch + 1, 0, set(self.removed)
+        before, self.gone = self.gone, set(self.removed)
+        self.epoch, self.taken = self.epoch + 1, 0
         self._order = self.order()
+        if len(self._order) < count:
+            self.gone = before
+            self._order = self.order()
 
     def observe(self, success: Mapping[str, float]) -> None:
         """Takes no notice."""

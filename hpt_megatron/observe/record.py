@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "trainer.total_epochs",
     "trainer.total_training_steps",
     "trainer.save_freq",
+    "trainer.record_freq",
     "trainer.test_freq",
     "trainer.keep_last",
     "trainer.max_restarts",

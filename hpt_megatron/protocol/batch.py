@@ -9,7 +9,8 @@ Invariants
     3. `seconds` is 0 for a still image, and the seconds between two merged frames for a video.
 
 Sizes that do not fit one another are named on construction. Numbers of images are not looked at: a row that shows one
-out of range must be told by its name, and it is the trainer that refuses it.
+out of range must be told by its name, and it is the trainer that refuses it. Columns are `rows.py`'s; a batch in a file
+is `batch_file.py`'s.
 
 Example:
     >>> images = Images(torch.tensor([[1, 2, 2], [1, 2, 4]]), torch.zeros(12, 3), torch.zeros(2))
@@ -22,6 +23,7 @@ Example:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -152,12 +154,60 @@ class Batch:
     def select(self, index: Tensor) -> "Batch":
         """The rows of an index (or of a mask over rows); the images stay as they are, so their numbers do too."""
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        rows = self.rows.select(index)
         shown = [number for row in index.tolist() for number in self.shown_by(row)]
-        return Batch(self.rows.select(index), self.images, torch.tensor(shown, dtype=torch.int64), self.counts[index])
+        return Batch(rows, self.images, torch.tensor(shown, dtype=torch.int64), self.counts[index])
 
     def pick(self, rows: Sequence[int]) -> "Batch":
         """The rows of plain numbers, in their order."""
         return self.select(torch.tensor(list(rows), dtype=torch.int64))
+
+    def chunk(self, count: int) -> list["Batch"]:
+        """So many pieces of rows that follow one another, whose sizes differ by one at most."""
+        if count < 1:
+            raise ValueError(f"{count} pieces")
+        bounds = [number * self.rows.num_rows // count for number in range(count + 1)]
+        return [self.pick(range(*pair)) for pair in pairwise(bounds)]
+
+    def repeat(self, times: int, interleave: bool = True) -> "Batch":
+        """Every row so often: behind itself, or with `interleave=False` all rows behind all rows."""
+        if times < 0:
+            raise ValueError(f"{times} times")
+        every = range(self.rows.num_rows)
+        order = [row for row in every for _ in range(times)] if interleave else [*every] * times
+        return self.pick(order)
+
+    def padded(self, divisor: int) -> tuple["Batch", int]:
+        """With rows from the front again behind the last one, until there are a multiple of `divisor`; and how many.
+
+        They are copies of which no token is `trained` and which are not `valid`, where rows have such columns.
+        """
+        if divisor < 1:
+            raise ValueError(f"a multiple of {divisor}")
+        have = self.rows.num_rows
+        more = -have % divisor
+        made = self.pick([*range(have), *(row % have for row in range(more))])
+        own = torch.arange(have + more) < have
+        rows = made.rows
+        if "trained" in rows.tokens:
+            rows = rows.with_tokens(trained=rows.tokens["trained"] & rows.per_token(own))
+        if "valid" in rows.fields:
+            rows = rows.with_fields(valid=rows.fields["valid"] & own)
+        return made.with_rows(rows), more
+
+    def unpadded(self, more: int) -> "Batch":
+        """Without the last rows that `padded` added."""
+        if not 0 <= more <= self.rows.num_rows:
+            raise ValueError(f"{more} rows of padding, there are {self.rows.num_rows} rows")
+        return self.pick(range(self.rows.num_rows - more))
+
+    def union(self, other: "Batch") -> "Batch":
+        """The columns of both, which must be the same rows, showing the same images where `other` has any."""
+        for row in range(min(len(self.counts), len(other.counts) if len(other.images) else 0)):
+            if self.shown_by(row) != other.shown_by(row):
+                told = f"{self.shown_by(row)} here, {other.shown_by(row)} there"
+                raise ValueError(f"{self.name(row)} shows the images {told}")
+        return self.with_rows(self.rows.union(other.rows))
 
     def with_rows(self, rows: Rows) -> "Batch":
         """The same rows with other columns, and the same images."""
@@ -176,9 +226,7 @@ class Batch:
 
     def name(self, row: int) -> str:
         """What a message calls a row."""
-        fields = self.rows.fields
-        told = [f"{field} {int(fields[field][row])}" for field in ("prompt", "sample") if field in fields]
-        return f"row {row} ({', '.join(told)})" if told else f"row {row}"
+        return self.rows.name(row)
 
 
 def _batch_unpickled(rows: Rows, images: Images, columns: Any) -> Batch:

@@ -9,6 +9,7 @@ Invariants
        breaks this is named on construction.
     2. Nothing is changed in place: every operation answers new rows that may share memory with the old ones.
     3. The order of rows means nothing to who reads them; it is kept by every operation but `select`.
+    4. An operation that cannot be done names the row and the column that stand in its way.
 
 Names used throughout: tokens `ids`, `response` (bool: belongs to the response), `trained` (bool: a loss falls on it; in
 a rollout of several turns, observations are response and not trained), `off` (bool, the sources' `prefix_mask`: comes
@@ -47,6 +48,9 @@ class Rows:
     fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if bool((self.lengths < 0).any()):
+            row = int((self.lengths < 0).nonzero()[0, 0])
+            raise ValueError(f"{self.name(row)} has {int(self.lengths[row])} tokens")
         for name, column in self.tokens.items():
             if len(column) != self.num_tokens:
                 raise ValueError(f"token column {name!r} has {len(column)} entries, the rows have {self.num_tokens}")
@@ -85,6 +89,12 @@ class Rows:
         """[T] where each token stands in its row."""
         return torch.arange(self.num_tokens) - self.per_token(self.starts)
 
+    def name(self, row: int) -> str:
+        """What a message calls a row."""
+        known = [field for field in ("prompt", "sample") if len(self.fields.get(field, ())) > row]
+        told = [f"{field} {int(self.fields[field][row])}" for field in known]
+        return f"row {row} ({', '.join(told)})" if told else f"row {row}"
+
     def flag(self, name: str) -> Tensor:
         """[R] a field of yes and no; all no where the rows have none of that name."""
         return self.fields.get(name, torch.zeros(self.num_rows, dtype=torch.bool))
@@ -118,6 +128,9 @@ class Rows:
         """The rows of an index into all parts, counted through; one copy. All parts must have the same columns."""
         _same_columns(parts)
         order = index.tolist()
+        total = sum(part.num_rows for part in parts)
+        if missing := [row for row in order if not 0 <= row < total]:
+            raise ValueError(f"row {missing[0]} is asked for, there are {total}")
 
         def tokens(name: str) -> Tensor:
             # Whole rows at the speed of a plain copy; an index per token would take ten times as long.
@@ -138,6 +151,42 @@ class Rows:
         """The same rows with fields added or replaced."""
         return Rows(self.lengths, self.tokens, {**self.fields, **columns})
 
+    def only(self, tokens: Sequence[str] = (), fields: Sequence[str] = ()) -> "Rows":
+        """The same rows with these columns alone."""
+        kept = [_named(tokens, self.tokens, "token column"), _named(fields, self.fields, "field")]
+        return Rows(self.lengths, *kept)
+
+    def pop(self, tokens: Sequence[str] = (), fields: Sequence[str] = ()) -> tuple["Rows", "Rows"]:
+        """Rows with these columns alone, and those without them."""
+        left = (
+            [name for name in self.tokens if name not in tokens],
+            [name for name in self.fields if name not in fields],
+        )
+        return self.only(tokens, fields), self.only(*left)
+
+    def rename(self, tokens: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None) -> "Rows":
+        """The same columns in the same order, some of them under new names."""
+        kinds = ((self.tokens, tokens or {}, "token column"), (self.fields, fields or {}, "field"))
+        return Rows(self.lengths, *(_renamed(*each) for each in kinds))
+
+    def union(self, other: "Rows") -> "Rows":
+        """The columns of both, which must be the same rows; a column that both have must say the same in both."""
+        if self.num_rows != other.num_rows:
+            raise ValueError(f"{self.num_rows} rows here, {other.num_rows} there")
+        if bool((self.lengths != other.lengths).any()):
+            row = int((self.lengths != other.lengths).nonzero()[0, 0])
+            raise ValueError(f"{self.name(row)} has {self.lengths[row]} tokens here, {other.lengths[row]} there")
+        for name, column in other.tokens.items():
+            if name in self.tokens and (at := first_difference(self.tokens[name], column)) is not None:
+                row = int(self.row_of_token[at])
+                where = f"token column {name!r}, {self.name(row)}, token {at - int(self.starts[row])}"
+                raise ValueError(f"{where}: {self.tokens[name][at].item()} here, {column[at].item()} there")
+        for name, column in other.fields.items():
+            if name in self.fields and (at := first_difference(self.fields[name], column)) is not None:
+                where = f"field {name!r}, {self.name(at)}"
+                raise ValueError(f"{where}: {self.fields[name][at].item()} here, {column[at].item()} there")
+        return Rows(self.lengths, {**self.tokens, **other.tokens}, {**self.fields, **other.fields})
+
     @staticmethod
     def concat(parts: Sequence["Rows"]) -> "Rows":
         """One after the other; all must have the same columns."""
@@ -151,7 +200,12 @@ class Rows:
     @staticmethod
     def from_lists(tokens: Mapping[str, Sequence[Sequence[float]]], **fields: Sequence[float]) -> "Rows":
         """From nested lists, for small examples and tests; what says yes or no may be written as 1 and 0."""
-        lengths = torch.tensor([len(row) for row in next(iter(tokens.values()))], dtype=torch.int64)
+        first, like = next(iter(tokens.items()))
+        lengths = torch.tensor([len(row) for row in like], dtype=torch.int64)
+        for name, rows in tokens.items():
+            for number, (row, its) in enumerate(zip(rows, like, strict=False)):
+                if len(row) != len(its):
+                    raise ValueError(f"row {number} has {len(row)} entries of {name!r} and {len(its)} of {first!r}")
 
         def column(name: str, entries: Sequence[float]) -> Tensor:
             return torch.tensor(entries, dtype=torch.bool if name in MASKS else None)
@@ -162,6 +216,28 @@ class Rows:
 
 def _unpickled(lengths: Any, tokens: Any, fields: Any) -> Rows:
     return Rows(tensors(lengths)["lengths"], tensors(tokens), tensors(fields))
+
+
+def first_difference(one: Tensor, other: Tensor) -> int | None:
+    """Where two columns of one length first differ; what is no number equals itself. Types must be the same."""
+    if one.dtype != other.dtype:
+        raise ValueError(f"{one.dtype} here, {other.dtype} there")
+    same = (one == other) | ((one != one) & (other != other))
+    return None if bool(same.all()) else int((~same).nonzero()[0, 0])
+
+
+def _named(names: Sequence[str], columns: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    if unknown := [name for name in names if name not in columns]:
+        raise ValueError(f"there is no {kind} {unknown[0]!r} among {sorted(columns)}")
+    return {name: columns[name] for name in names}
+
+
+def _renamed(columns: Mapping[str, Tensor], names: Mapping[str, str], kind: str) -> dict[str, Tensor]:
+    _named(list(names), columns, kind)
+    made = [names.get(name, name) for name in columns]
+    if twice := sorted({name for name in made if made.count(name) > 1}):
+        raise ValueError(f"two columns would be the {kind} {twice[0]!r}")
+    return dict(zip(made, columns.values(), strict=True))
 
 
 def _same_columns(parts: Sequence[Rows]) -> None:

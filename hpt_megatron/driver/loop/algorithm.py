@@ -23,7 +23,7 @@ from hpt_megatron.algorithms.kl_reward import kl_reward, score_on_last
 from hpt_megatron.algorithms.objective.part import OPTIONAL, Component
 from hpt_megatron.algorithms.outcome import batch_metrics, count, success_rule, successes
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
-from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing, skipped
+from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
 from hpt_megatron.algorithms.shaping import overlong_penalty, response_lengths
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
@@ -52,6 +52,14 @@ class Decided:
         kept = set(self.kept)
         pairs = enumerate(zip(self.outcomes, self.routing.decisions, strict=True))
         return [decision if place in kept else skipped(outcome) for place, (outcome, decision) in pairs]
+
+
+def all_imitate(prompts: Sequence[Prompt]) -> Decided:
+    """A step of the warm-up: every prompt with a target is shown, and there is nothing to count."""
+    outcomes = [Outcome(0, 0, has_target=bool(prompt.target_ids), prompt=prompt.index) for prompt in prompts]
+    imitate = Decision(IMITATE, demo=True, arm="imitate")
+    decisions = [imitate if outcome.has_target else skipped(outcome) for outcome in outcomes]
+    return Decided(outcomes, Routing(decisions), list(range(len(prompts))), torch.zeros(0).bool(), {})
 
 
 class Algorithm:

@@ -71,5 +71,13 @@ def numbered_on(batch: Batch, first: int) -> Batch:
     return batch.with_rows(batch.rows.with_fields(prompt=batch.rows.fields["prompt"] + first))
 
 
+def followed(batch: Batch, before: Rows, after: Rows) -> Batch:
+    """Credited rows with their images; where some only served the credit, those with a weight are left."""
+    if after.num_rows == before.num_rows:
+        return batch.with_rows(after)
+    learning = torch.stack([before.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")]).any(0)
+    return batch.select(learning).with_rows(after)
+
+
 def _numbered(rows: Rows) -> Rows:
     return rows.with_fields(**{PLACE: torch.arange(rows.num_rows)})

@@ -51,6 +51,7 @@ class RlLoop(SupervisedLoop):
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
+        self.record.begin(number, self.algorithm)
         made = self.imitation(log) if self.run.imitates(number) else self.rounds(number, log)
         self.learn(made, number, log)
         self.version = str(number)
@@ -73,7 +74,9 @@ class RlLoop(SupervisedLoop):
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
                 decided = self.algorithm.decide(collected, taken, number)
-                balanced = balance(collected, self.shown(taken, decided.decisions), decided)
+                shown = self.shown(taken, decided.decisions)
+                balanced = balance(collected, shown, decided)
+                self.record.round(taken, collected, shown, decided)
             log.add(dict(decided.metrics))
             log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
             parts.append(numbered_on(balanced.batch, len(outcomes)))

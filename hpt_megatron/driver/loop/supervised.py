@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.algorithms.routing import record
-from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
+from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
 from hpt_megatron.config.algorithm import needs_reference
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
-from hpt_megatron.driver.loop.algorithm import Algorithm, Decided
-from hpt_megatron.driver.loop.balance import balance
+from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
+from hpt_megatron.driver.loop.balance import balance, followed
 from hpt_megatron.driver.loop.roles import Collected, Roles
+from hpt_megatron.driver.loop.step_record import StepRecord
 from hpt_megatron.driver.loop.supply import Supply
-from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, updates
+from hpt_megatron.driver.loop.update import num_updates, updates, weighted
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
 
@@ -46,23 +46,24 @@ class SupervisedLoop:
     ) -> None:
         self.run, self.roles, self.algorithm = run, roles, algorithm
         self.supply, self.warmup = supply, warmup or supply
+        self.record = StepRecord(run)
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
+        self.record.begin(number, self.algorithm)
         self.learn(self.imitation(log), number, log)
 
     def imitation(self, log: Step) -> Made:
         """Prompts and their demonstrations, as rows."""
         with log.stage("prepare"):
             taken = self.warmup.take(self.run.data.train_batch_size)
-            outcomes = [Outcome(0, 0, has_target=bool(prompt.target_ids), prompt=prompt.index) for prompt in taken]
-            imitate = Decision(IMITATE, demo=True, arm="imitate")
-            decisions = [imitate if outcome.has_target else skipped(outcome) for outcome in outcomes]
-            empty = self.roles.teacher.show([], [])
-            every = Decided(outcomes, Routing(decisions), list(range(len(taken))), torch.zeros(0).bool(), {})
-            balanced = balance(Collected(_as_rollouts(empty)), self.shown(taken, decisions), every)
+            every = all_imitate(taken)
+            none = Collected(_as_rollouts(self.roles.teacher.show([], [])))
+            shown = self.shown(taken, every.routing.decisions)
+            balanced = balance(none, shown, every)
+            self.record.round(taken, none, shown, every)
         log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
-        return Made(balanced.batch, outcomes, every.routing)
+        return Made(balanced.batch, every.outcomes, every.routing)
 
     def shown(self, taken: Sequence[Prompt], decisions: Sequence[Decision]) -> Batch:
         """Demonstrations of the prompts that are to imitate."""
@@ -74,9 +75,9 @@ class SupervisedLoop:
         self._remember(made, number, log)
         if made.batch.rows.num_rows == 0:
             log.note("nothing to train on: every group was left out")
-            return
-        batch = self._advantage(made.batch, log)
-        self._update(batch, log)
+        else:
+            self._update(self._advantage(made.batch, log), log)
+        self.record.end(self.algorithm)
 
     def _remember(self, made: Made, number: int, log: Step) -> None:
         """What the order of later prompts depends on, and what the log says of decisions."""
@@ -110,7 +111,8 @@ class SupervisedLoop:
         with log.stage("advantage"):
             credited, told = self.algorithm.credited(rows, reference)
         log.add(told)
-        return batch.with_rows(credited) if credited.num_rows == rows.num_rows else _followed(batch, rows, credited)
+        self.record.credit(batch.with_rows(rows), credited)
+        return followed(batch, rows, credited)
 
     def _update(self, batch: Batch, log: Step) -> None:
         algorithm, critic = self.algorithm, self.roles.critic
@@ -118,23 +120,21 @@ class SupervisedLoop:
             with log.stage("update_critic"):
                 log.critic_updates(
                     [
-                        critic.update(self._weighted(part, algorithm.critic_components), algorithm.critic_components)
+                        critic.update(
+                            weighted(part, algorithm, algorithm.critic_components), algorithm.critic_components
+                        )
                         for part in updates(batch, self.run)
                     ]
                 )
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
-                log.updates(
-                    [
-                        self.roles.policy.update(self._weighted(part, algorithm.components), algorithm.components)
-                        for part in updates(batch, self.run)
-                    ]
-                )
+                reports = []
+                for part in updates(batch, self.run):
+                    ready = weighted(part, algorithm, algorithm.components)
+                    report = self.roles.policy.update(ready, algorithm.components)
+                    reports.append(self.record.update(ready, report))
+                log.updates(reports)
         log.tokens(batch.rows.num_tokens)
-
-    def _weighted(self, part: Batch, components: Sequence[Component]) -> Batch:
-        micro_batch = micro_batch_of_row(part, self.run)
-        return part.with_rows(self.algorithm.weighted(part.rows, micro_batch, self.run.dp, components))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside what the trainer holds."""
@@ -153,9 +153,3 @@ def _as_rollouts(empty: Batch) -> Batch:
     """No rows, with the columns that rollouts have."""
     fields = {"score": torch.zeros(0), "cut": torch.zeros(0).bool()}
     return empty.with_rows(empty.rows.with_fields(**fields))
-
-
-def _followed(batch: Batch, before: Any, after: Any) -> Batch:
-    """The images of the rows that are left: those with a weight."""
-    learning = torch.stack([before.fields[f"mix_{kind}"] for kind in ("on", "off", "sft")]).any(0)
-    return batch.select(learning).with_rows(after)

@@ -8,11 +8,13 @@ Invariants
     2. Denominators are those of the whole update, whatever micro-batches it is cut into.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.layout.micro_batches import assigned
 from hpt_megatron.protocol.batch import Batch
 
@@ -40,3 +42,9 @@ def micro_batch_of_row(batch: Batch, run: RunConfig) -> torch.Tensor:
             number[list(rows)] = at
             at += 1
     return number
+
+
+def weighted(part: Batch, algorithm: Algorithm, components: Sequence[Component]) -> Batch:
+    """The rows of an optimizer step with the weights of some components on their tokens."""
+    run = algorithm.run
+    return part.with_rows(algorithm.weighted(part.rows, micro_batch_of_row(part, run), run.dp, components))

@@ -116,11 +116,6 @@ def test_the_clips_of_the_configuration_are_those_of_the_loss():
     assert gradient(*held) == pytest.approx(-1.25, abs=1e-5)
 
 
-def test_prompts_are_only_removed_where_the_key_says_so():
-    assert build.build_imitated(algorithm()) is None
-    assert build.build_imitated(algorithm("algorithm.remove_sfted_data=true")).counts()["data/sfted_removed"] == 0
-
-
 def test_scores_are_scaled_by_the_keys_over_the_rollouts_that_count(tmp_path):
     """Global: (s - 1) / 0.5; then batch over the two sampled rollouts that are valid numbers; length; bounds."""
     statistics = tmp_path / "rewards.json"

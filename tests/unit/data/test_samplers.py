@@ -90,6 +90,22 @@ def test_a_removed_prompt_goes_with_the_next_epoch_and_never_returns():
         order.take(12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removal_that_leaves_less_than_a_batch_waits_until_it_does_not(kind):
+    """A run whose prompts were all imitated would end for want of a batch; it goes on with all of them instead."""
+    order = KINDS[kind](0)
+    order.take(6)
+    order.remove(NAMES[:7])
+    again = KINDS[kind](1)
+    again.restore(json.loads(json.dumps(order.state())))
+    for _ in range(4):
+        found = order.take(6)
+        assert len(set(found)) == 6
+        assert found == again.take(6)
+    order.take(5), order.take(5)  # the epoch in which it waited ends
+    assert set(order.take(5)) == set(NAMES[7:])
+
+
 def test_a_state_of_other_prompts_or_of_another_sampler_is_refused():
     with pytest.raises(UserError, match="not those of the saved run"):
         Shuffled(NAMES[:-1], 0).restore(Shuffled(NAMES, 0).state())
