@@ -11,13 +11,16 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.build import build_sampler, train_prompts, val_prompts
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
+from hpt_megatron.data.prompts import Prompts
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Saved
 from hpt_megatron.driver.loop.run import Course, total_steps
 from hpt_megatron.driver.loop.validation import Validation
+from hpt_megatron.observe.build import open_journal
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.observe.trackers.tracker import check_trackers
 from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
@@ -27,6 +30,7 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     """Trains; answers how many steps were made."""
     folder = Path(asked.trainer.run_dir)
     check_record(asked, folder)
+    check_trackers(asked.trainer.logger)
     run = with_files(asked, folder)
     model = str(run.model.path)
     chat, rules = Chat.open(model), PictureRules.of_folder(model)
@@ -35,7 +39,13 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     total = total_steps(run, len(prompts))
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
     write_record(asked, folder)
-    journal = Journal(folder, total, shown)
+    questions = {name: tested[name].record.question for name in tested.names}
+    with open_journal(run, folder, total, shown, questions) as journal:
+        return _steps(run, chat, prompts, tested, journal)
+
+
+def _steps(run: RunConfig, chat: Chat, prompts: Prompts, tested: Prompts, journal: Journal) -> int:
+    folder, total = journal.folder, journal.total
     for line in short_form(run):
         journal.tell(line)
     journal.tell(f"{len(prompts)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")

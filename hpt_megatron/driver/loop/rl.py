@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from hpt_megatron.algorithms.build import build_prefix
+from hpt_megatron.algorithms.lengths import length_metrics
 from hpt_megatron.algorithms.objective.part import Component
+from hpt_megatron.algorithms.objective.value import explained_variance
 from hpt_megatron.algorithms.routing import record
 from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
 from hpt_megatron.config.algorithm import needs_reference
@@ -30,10 +32,11 @@ from hpt_megatron.data.samplers import Sampler
 from hpt_megatron.driver.loop.algorithm import Algorithm, Decided
 from hpt_megatron.driver.loop.balance import balance, numbered_on
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
-from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, updates
+from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, seqlen_metrics, updates
 from hpt_megatron.errors import HptError
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.rows import Rows
 from hpt_megatron.rollout.engine.role import EngineDiedError
 
 TRIES = 3
@@ -88,6 +91,7 @@ class RlLoop:
         """Rounds of rollouts until enough groups are kept, or no round is left."""
         self.algorithm.refill.begin()
         parts: list[Batch] = []
+        sampled: list[Rows] = []
         outcomes: list[Outcome] = []
         decisions: list[Decision] = []
         without = [0, 0]
@@ -96,6 +100,7 @@ class RlLoop:
                 taken = self._take(draw)
             collected = self._collect(taken, number, log, "generate_more" if parts else "generate")
             log.add(collected.metrics)
+            sampled.append(collected.batch.rows)
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
                 decided = self.algorithm.decide(collected, taken, number)
@@ -106,6 +111,8 @@ class RlLoop:
             outcomes += decided.outcomes
             decisions += decided.decisions
             without = [without[0] + decided.routing.without_target, without[1] + decided.routing.without_rollout]
+        log.add(length_metrics(sampled))
+        log.sampled(sum(int(rows.tokens["trained"].sum()) for rows in sampled))
         return Made(Batch.concat(parts), outcomes, Routing(decisions, *without))
 
     def _take(self, count: int) -> list[Prompt]:
@@ -162,6 +169,7 @@ class RlLoop:
         log.add(self.sampler.counts())
         log.add(record.metrics(made.outcomes, made.routing))
         log.add(record.composition(made.batch.rows))
+        log.add(record.sides(made.batch.rows))
         log.decisions(record.records(number, made.outcomes, made.routing))
 
     def _advantage(self, batch: Batch, log: Step) -> Batch:
@@ -195,6 +203,7 @@ class RlLoop:
                         for part in updates(batch, self.run)
                     ]
                 )
+            log.add({"critic/vf_explained_var": explained_variance(log.metrics())})
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
                 log.updates(
@@ -204,6 +213,7 @@ class RlLoop:
                     ]
                 )
         log.tokens(batch.rows.num_tokens)
+        log.add(seqlen_metrics(list(updates(batch, self.run)), self.run))
 
     def _weighted(self, part: Batch, components: Sequence[Component]) -> Batch:
         micro_batch = micro_batch_of_row(part, self.run)

@@ -8,7 +8,8 @@ Invariants
     2. Denominators are those of the whole update, whatever micro-batches it is cut into.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import torch
 
@@ -40,3 +41,25 @@ def micro_batch_of_row(batch: Batch, run: RunConfig) -> torch.Tensor:
             number[list(rows)] = at
             at += 1
     return number
+
+
+def seqlen_metrics(parts: Sequence[Batch], run: RunConfig) -> dict[str, float]:
+    """`global_seqlen/*`: tokens of a data-parallel rank, dealt in order and as packed; means over optimizer steps."""
+    found = [_seqlen(part, run) for part in parts if part.rows.num_rows]
+    return {name: fmean(each[name] for each in found) for name in found[0]} if found else {}
+
+
+def _seqlen(part: Batch, run: RunConfig) -> dict[str, float]:
+    lengths = part.rows.lengths
+    in_order = [float(piece.sum()) for piece in torch.tensor_split(lengths, run.dp)]
+    packed = in_order
+    if run.dp > 1:
+        packed = [float(sum(int(lengths[list(rows)].sum()) for rows in rank)) for rank in assigned(part, run)]
+    return {
+        "global_seqlen/min": min(in_order),
+        "global_seqlen/max": max(in_order),
+        "global_seqlen/minmax_diff": max(in_order) - min(in_order),
+        "global_seqlen/balanced_min": min(packed),
+        "global_seqlen/balanced_max": max(packed),
+        "global_seqlen/mean": fmean(in_order),
+    }

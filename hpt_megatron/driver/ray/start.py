@@ -28,9 +28,9 @@ from hpt_megatron.driver.ray.placement import Plan, check_room, plan_of
 from hpt_megatron.driver.ray.rollout_group import RolloutGroup
 from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 from hpt_megatron.errors import HptError
+from hpt_megatron.observe.generations import ROLLOUTS
 from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 
-ROLLOUTS = "rollouts"
 SHARE = 0.25
 """Of a device: policy, reference, critic and engine may stand on one."""
 ENGINE_THREADS = 8

@@ -22,7 +22,7 @@ def step(number, **numbers):
         pass
     log.add(numbers)
     log.updates([StepReport({"rl": 1.0}, {"a": 2.0}, 3.0, 0.1), StepReport({"rl": 3.0}, {"a": 4.0}, 5.0, 0.2, "why")])
-    log.decisions([{"step": number, "uid": "p"}])
+    log.decisions([{"step": number, "uid": "p", "n": 4, "successes": 1, "decision": "explore", "mean_reward": 0.25}])
     log.end()
     return log
 
