@@ -125,8 +125,7 @@ class Monitors:
 
     def look(self, numbers: Mapping[str, float | None]) -> Findings:
         """With the numbers of one more step, or of a validation."""
-        trained_on_demonstrations = numbers.get("uni/sft_data_ratio") != 0.0
-        self.curves.add({name: value for name, value in numbers.items() if trained_on_demonstrations or name != DEMO})
+        self.curves.add(numbers)
         said = {name: monitor.says(self.curves, self.run) for name, monitor in self.monitors.items()}
         met = {name for name, what in said.items() if what}
         new, self._met = met - self._met, met

@@ -11,6 +11,7 @@ Invariant: a stage that comes several times adds up; the stages and the rest tog
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
 from hpt_megatron.observe.idle import Span, idle
@@ -76,31 +77,26 @@ class Step:
         self._sampled += count
 
     def updates(self, reports: Sequence[StepReport]) -> None:
-        """The optimizer steps: losses and metrics are means over them."""
-        count = max(len(reports), 1)
-        told: dict[str, float] = {"actor/updates": float(len(reports))}
+        """The optimizer steps: losses and metrics are means over those that report them."""
+        named = []
         for report in reports:
-            named = {f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics)
             gained = report.losses.get("rl", 0.0) + report.losses.get("off", 0.0)
-            named |= {"actor/loss": report.loss, "actor/pg_loss": gained, "actor/grad_norm": report.grad_norm}
-            for name, number in named.items():
-                told[name] = told.get(name, 0.0) + number / count
-            told["actor/lr"] = report.lr
-            if report.skipped:
-                self.note(f"update skipped: {report.skipped}")
+            own = {"actor/loss": report.loss, "actor/pg_loss": gained, "actor/grad_norm": report.grad_norm}
+            named.append({f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics) | own)
+        told = _means(named) | {"actor/updates": float(len(reports))}
         told["actor/skipped"] = float(sum(bool(report.skipped) for report in reports))
-        self.add(told)
+        self._updated(told, reports, "actor", "update")
 
     def critic_updates(self, reports: Sequence[StepReport]) -> None:
         """Those of the critic; what its loss reports is already called `critic/...`."""
-        count = max(len(reports), 1)
-        told: dict[str, float] = {}
+        named = [{**report.metrics, "critic/grad_norm": report.grad_norm} for report in reports]
+        self._updated(_means(named), reports, "critic", "update of the critic")
+
+    def _updated(self, told: dict[str, float], reports: Sequence[StepReport], whose: str, called: str) -> None:
         for report in reports:
-            for name, number in {**report.metrics, "critic/grad_norm": report.grad_norm}.items():
-                told[name] = told.get(name, 0.0) + number / count
-            told["critic/lr"] = report.lr
+            told[f"{whose}/lr"] = report.lr
             if report.skipped:
-                self.note(f"update of the critic skipped: {report.skipped}")
+                self.note(f"{called} skipped: {report.skipped}")
         self.add(told)
 
     def end(self) -> None:
@@ -124,3 +120,9 @@ class Step:
             for name, count in counts.items()
             if count and name in self.stages
         }
+
+
+def _means(named: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name over those that have it."""
+    names = dict.fromkeys(name for each in named for name in each)
+    return {name: fmean(each[name] for each in named if name in each) for name in names}

@@ -203,7 +203,8 @@ class RlLoop:
                         for part in updates(batch, self.run)
                     ]
                 )
-            log.add({"critic/vf_explained_var": explained_variance(log.metrics())})
+            if "critic/error" in (told := log.metrics()):
+                log.add({"critic/vf_explained_var": explained_variance(told)})
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
                 log.updates(

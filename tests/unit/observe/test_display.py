@@ -1,4 +1,4 @@
-"""What a person sees: the words of the panel, lines without a terminal, a real terminal's panel with and without colour."""
+"""What a person sees: the words of the panel, lines without a terminal, the panel of a real terminal, and colours."""
 
 import doctest
 import io

@@ -1,4 +1,4 @@
-"""A file for each prompt, and the generation logs: names that lead nowhere else, no step twice, the form of the source."""
+"""A file for each prompt, and the generation logs: names that lead nowhere else, no step twice, the source's form."""
 
 import doctest
 import json

@@ -74,10 +74,10 @@ def test_entropy_that_collapses_is_told():
 
 
 def test_held_out_demonstrations_that_part_from_trained_ones_are_told():
-    """Steps without a demonstration report a loss of 0, which is not one."""
+    """A step without a demonstration reports no loss on them."""
     monitors = watching()
-    for sft, share in ((0.3, 1.0), (0.3, 0.5), (0.0, 0.0)):
-        assert not monitors.look({"actor/sft_loss": sft, "uni/sft_data_ratio": share}).told
+    for numbers in ({"actor/sft_loss": 0.3}, {"actor/sft_loss": 0.3}, {"loss/sft": 0.0}):
+        assert not monitors.look(numbers).told
     assert not monitors.look({"val/demo_loss/count": 0.5, "val/demo_loss/other": 0.7}).told
     assert monitors.look({"val/demo_loss/count": 0.9, "val/demo_loss/other": 1.3}).told == [
         "demo_loss: held-out demonstrations cost 1.100 a token, trained ones 0.300"
