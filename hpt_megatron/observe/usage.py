@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 LOOK_AGAIN = 2.0
 """Seconds until the tree is walked again for processes that are new."""
 
@@ -37,8 +35,11 @@ class Processes:
     """This process and those below it."""
 
     def __init__(self) -> None:
+        import psutil  # comes with the engines; a login node reads what a run left without it
+
+        self.psutil = psutil
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._known: dict[int, tuple[psutil.Process, float]] = {}
+        self._known: dict[int, tuple[Any, float]] = {}
         self._walked = self._read = float("-inf")
 
     def __call__(self) -> tuple[float, int, float]:
@@ -52,7 +53,7 @@ class Processes:
             try:
                 times = process.cpu_times()
                 resident += process.memory_info().rss
-            except psutil.Error:
+            except self.psutil.Error:
                 del self._known[number]
                 continue
             own = times.user + times.system
@@ -65,15 +66,15 @@ class Processes:
 
     def _walk(self) -> None:
         try:
-            here = psutil.Process()
+            here = self.psutil.Process()
             tree = [here, *here.children(recursive=True)]
-        except psutil.Error:
+        except self.psutil.Error:
             return
         for process in tree:
             if process.pid not in self._known:
                 try:
                     times = process.cpu_times()
-                except psutil.Error:
+                except self.psutil.Error:
                     continue
                 self._known[process.pid] = (process, times.user + times.system)
 
