@@ -160,8 +160,9 @@ class Progress:
         if self.now:
             words.append(f"{self.now} {max(0.0, now - self._began_stage):.1f} s")
         if self._seconds and self.done < self.total:
-            left = fmean(self._seconds) * (self.total - self.done) - (now - self._ended)
-            words.append(f"left {spelled(max(0.0, left))}")
+            spent = now - self._ended
+            pace = max(fmean(self._seconds), spent)  # a step that takes longer than those before is no exception
+            words.append(f"left {spelled(pace * (self.total - self.done) - spent)}")
         return "  ".join(words), "  ".join(figures(self.numbers))
 
 

@@ -43,6 +43,8 @@ def test_the_panel_says_where_the_run_is_what_happens_and_how_it_goes():
     progress._began_stage = 1000.5
     head, body = progress.lines(1001.0, ascii_only=True)
     assert head == "step 38/120  ######--------------  31 %  generate 0.5 s  left 4 min 8 s"
+    later, _ = progress.lines(1100.0, ascii_only=True)
+    assert later.endswith("left 2 h 16 min"), "82 steps more that take 100 s, as this one has so far"
     assert body == "reward 0.412  sft 31 %  explore 11  imitate 5  loss 0.4759  1118 tokens/s  warned of length"
 
 
