@@ -78,7 +78,7 @@ class Journal:
                     path.unlink()
         if self.watchers.monitors is not None:
             both = [*_told(self.folder / METRICS), *_told(self.folder / VALIDATION)]
-            self.watchers.monitors.begin(sorted(both, key=lambda line: float(line["step"])))
+            self.watchers.monitors.begin(sorted(both, key=_step))
         if self.watchers.trackers is not None:
             self.watchers.trackers.begin(step + 1)
         if self.watchers.usage is not None:
@@ -176,6 +176,10 @@ def _told(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if _step_of(line) < math.inf:
                 yield json.loads(line)
+
+
+def _step(line: Mapping[str, Any]) -> float:
+    return float(line["step"])
 
 
 def _cut(path: Path, step: int) -> None:

@@ -13,6 +13,7 @@ Invariants
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,13 +84,16 @@ class Trackers:
         name = trainer.experiment_name or self.folder.resolve().name
         place = Place(self.folder, first, trainer.project_name, name, asdict(self.run))
         for kind, how in self.kinds.items():
-            self._guarded(kind, lambda kind=kind, how=how: self._open.__setitem__(kind, how.opened(place)))
+            self._guarded(kind, partial(self._start, kind, how, place))
+
+    def _start(self, kind: str, how: Kind, place: Place) -> None:
+        self._open[kind] = how.opened(place)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """To each of them."""
         told = with_known_names(numbers)
         for kind, tracker in list(self._open.items()):
-            self._guarded(kind, lambda tracker=tracker: tracker.write(step, told))
+            self._guarded(kind, partial(tracker.write, step, told))
 
     def close(self) -> None:
         """All of them."""
