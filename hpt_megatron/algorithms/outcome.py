@@ -91,3 +91,13 @@ def batch_metrics(counts: Counts, rows: Rows, success: Tensor, format_failed: Te
         broken = count(rows, format_failed, len(counts.n)).k
         metrics["batch/solve_none_format"] = float((seen & (broken == counts.n)).sum())
     return metrics
+
+
+def mean_scores(rows: Rows, prompts: int) -> list[float | None]:
+    """Of each prompt the mean score of its valid rollouts; None where it has none that is a number."""
+    score = rows.fields["score"].double()
+    counted = counted_rollouts(rows) & torch.isfinite(score)
+    zeros, prompt = torch.zeros(prompts, dtype=torch.float64), rows.fields["prompt"]
+    total = zeros.index_add(0, prompt, torch.where(counted, score, 0.0)).tolist()
+    number = zeros.index_add(0, prompt, counted.double()).tolist()
+    return [each / of if of else None for each, of in zip(total, number, strict=True)]

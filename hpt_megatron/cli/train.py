@@ -17,7 +17,10 @@ def run(arguments: list[str]) -> int:
     """Trains one run."""
     options = Parser(prog="hpt train", description=__doc__.splitlines()[0])
     options.takes_run()
+    options.add_argument("--profile-memory", action="store_true", help="trainer.profile_memory=true: RUN/memory.jsonl")
     asked = options.read(arguments)
+    if asked.profile_memory:
+        asked.overrides.append("trainer.profile_memory=true")
 
     from hpt_megatron.config.load import load_run
 

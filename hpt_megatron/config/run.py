@@ -10,6 +10,7 @@ from typing import Literal
 from hpt_megatron.config.agent import AgentConfig
 from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.config.model import Count, ModelConfig
+from hpt_megatron.config.monitors import MonitorsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,13 @@ class TrainerConfig:
     record_freq: int
     max_restarts: int
     test_freq: int
+    logger: tuple[Literal["console", "jsonl", "tensorboard", "wandb", "mlflow"], ...]
+    project_name: str
+    experiment_name: str | None
+    log_val_generations: int
+    generation_log_dir: str | None
+    profile_memory: bool
+    monitors: MonitorsConfig
     freeze: tuple[str, ...]
     lr: float
     lr_schedule: Literal["constant", "linear", "cosine"]

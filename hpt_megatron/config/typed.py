@@ -6,7 +6,7 @@ Invariants
     2. A key that no dataclass names is a problem that names the nearest key.
     3. A size that others are divided by (`Count`) is at least 1, so no rule divides by zero.
     4. Nothing is converted silently but what every reader would expect: an integer where a float is asked, a list
-       where a tuple is asked, and YAML's habit of reading a bare `no` as false where `no` is one of the choices.
+       where a tuple is asked, and YAML's habit of reading a bare `no` or `off` as false where it is one of the choices.
 """
 
 import json
@@ -106,8 +106,8 @@ def convert(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value)
     if origin is Literal:
-        if value is False and "no" in arguments:
-            return "no"
+        if value is False and (bare := [word for word in ("no", "off") if word in arguments]):
+            return bare[0]
         if value in arguments and isinstance(value, str):
             return value
         raise MisfitError(_expected(hint))

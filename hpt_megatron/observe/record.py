@@ -36,6 +36,13 @@ MAY_CHANGE = (
     "trainer.test_freq",
     "trainer.keep_last",
     "trainer.max_restarts",
+    "trainer.logger",
+    "trainer.project_name",
+    "trainer.experiment_name",
+    "trainer.log_val_generations",
+    "trainer.generation_log_dir",
+    "trainer.profile_memory",
+    "trainer.monitors.",
 )
 SHOWN = 3
 

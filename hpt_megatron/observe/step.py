@@ -9,19 +9,30 @@ Invariant: a stage that comes several times adds up; the stages and the rest tog
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
+from hpt_megatron.observe.idle import Span, idle
 from hpt_megatron.protocol.step_report import StepReport
+
+Heard = Callable[[str], None]
+PER_TOKEN = ("old_log_prob", "reference", "values", "advantage", "update", "update_critic")
+"""Stages that go over the tokens that a step is trained on."""
+
+
+def nobody(stage: str) -> None:
+    """Listens to no stage."""
 
 
 class Step:
-    """See the module."""
+    """See the module; `heard` is told the name of each stage as it begins, and nothing as it ends."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, heard: Heard = nobody) -> None:
+        self.number, self.heard = number, heard
         self.stages: dict[str, float] = {}
+        self.spans: list[Span] = []
         self.now = ""
         self.notes: list[str] = []
         self.records: list[dict[str, Any]] = []
@@ -29,16 +40,21 @@ class Step:
         self._began = time.perf_counter()
         self._seconds: float | None = None
         self._tokens = 0
+        self._sampled = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Its seconds count for a stage."""
         began, self.now = time.perf_counter(), name
+        self.heard(name)
         try:
             yield
         finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - began
+            ended = time.perf_counter()
+            self.stages[name] = self.stages.get(name, 0.0) + ended - began
+            self.spans.append(Span(name, began - self._began, ended - self._began))
             self.now = ""
+            self.heard("")
 
     def add(self, numbers: Mapping[str, float]) -> None:
         """Numbers by name; a later one of the same name stands."""
@@ -56,31 +72,31 @@ class Step:
         """Tokens that the step was trained on."""
         self._tokens += count
 
+    def sampled(self, count: int) -> None:
+        """Tokens of responses that were made."""
+        self._sampled += count
+
     def updates(self, reports: Sequence[StepReport]) -> None:
-        """The optimizer steps: losses and metrics are means over them."""
-        count = max(len(reports), 1)
-        told: dict[str, float] = {"actor/updates": float(len(reports))}
+        """The optimizer steps: losses and metrics are means over those that report them."""
+        named = []
         for report in reports:
-            named = {f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics)
-            named |= {"actor/loss": report.loss, "actor/grad_norm": report.grad_norm}
-            for name, number in named.items():
-                told[name] = told.get(name, 0.0) + number / count
-            told["actor/lr"] = report.lr
-            if report.skipped:
-                self.note(f"update skipped: {report.skipped}")
+            gained = report.losses.get("rl", 0.0) + report.losses.get("off", 0.0)
+            own = {"actor/loss": report.loss, "actor/pg_loss": gained, "actor/grad_norm": report.grad_norm}
+            named.append({f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics) | own)
+        told = _means(named) | {"actor/updates": float(len(reports))}
         told["actor/skipped"] = float(sum(bool(report.skipped) for report in reports))
-        self.add(told)
+        self._updated(told, reports, "actor", "update")
 
     def critic_updates(self, reports: Sequence[StepReport]) -> None:
         """Those of the critic; what its loss reports is already called `critic/...`."""
-        count = max(len(reports), 1)
-        told: dict[str, float] = {}
+        named = [{**report.metrics, "critic/grad_norm": report.grad_norm} for report in reports]
+        self._updated(_means(named), reports, "critic", "update of the critic")
+
+    def _updated(self, told: dict[str, float], reports: Sequence[StepReport], whose: str, called: str) -> None:
         for report in reports:
-            for name, number in {**report.metrics, "critic/grad_norm": report.grad_norm}.items():
-                told[name] = told.get(name, 0.0) + number / count
-            told["critic/lr"] = report.lr
+            told[f"{whose}/lr"] = report.lr
             if report.skipped:
-                self.note(f"update of the critic skipped: {report.skipped}")
+                self.note(f"{called} skipped: {report.skipped}")
         self.add(told)
 
     def end(self) -> None:
@@ -92,5 +108,21 @@ class Step:
         seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
         timing = {f"timing_s/{name}": value for name, value in self.stages.items()}
         timing["timing_s/step"] = seconds
+        timing |= {f"idle_s/{role}": value for role, value in idle(self.spans, seconds).items()}
         rate = {"perf/tokens": float(self._tokens), "perf/tokens_per_s": self._tokens / seconds if seconds else 0.0}
-        return {**self._numbers, **timing, **rate}
+        return {**self._numbers, **timing, **self._per_token(), **rate}
+
+    def _per_token(self) -> dict[str, float]:
+        """Milliseconds of a stage for each token that it made or went over."""
+        counts = dict.fromkeys(PER_TOKEN, self._tokens) | {"generate": self._sampled}
+        return {
+            f"timing_per_token_ms/{name}": 1000.0 * self.stages[name] / count
+            for name, count in counts.items()
+            if count and name in self.stages
+        }
+
+
+def _means(named: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name over those that have it."""
+    names = dict.fromkeys(name for each in named for name in each)
+    return {name: fmean(each[name] for each in named if name in each) for name in names}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StepReport:
-    """Losses by component (sums over the whole step), metrics (means), and what became of the step."""
+    """Losses by component (sums over the step), metrics (means, of what there was), and what became of the step."""
 
     losses: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)

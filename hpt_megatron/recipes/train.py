@@ -21,8 +21,10 @@ from hpt_megatron.driver.loop.supervised import SupervisedLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.validation import Validation
 from hpt_megatron.errors import UserError
+from hpt_megatron.observe.build import open_journal
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.record import check_marks, check_record, write_record
+from hpt_megatron.observe.trackers.tracker import check_trackers
 from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.recipes.roles_table import roles_table
@@ -52,6 +54,7 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     """Trains; answers how many steps were made."""
     folder = Path(asked.trainer.run_dir)
     check_record(asked, folder)
+    check_trackers(asked.trainer.logger)
     run = with_files(asked, folder)
     check_search(run)
     chat = Chat.open(str(run.model.path))
@@ -61,7 +64,13 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     total = total_steps(run, len(questions.trained))
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
     write_record(asked, folder)
-    journal = Journal(folder, total, shown)
+    asked_of = {prompt.index: prompt.record.question for prompt in questions.tested}
+    with open_journal(run, folder, total, shown, asked_of) as journal:
+        return _steps(run, questions, forbidden, journal)
+
+
+def _steps(run: RunConfig, questions: Questions, forbidden: tuple[int, ...], journal: Journal) -> int:
+    folder, total = journal.folder, journal.total
     if run.trainer.resume == "auto" and max(Checkpoints(folder / CHECKPOINTS, 1).steps(), default=0) >= total:
         journal.tell(f"all {total} steps are made, in {folder}; more of them: trainer.total_training_steps")
         return 0

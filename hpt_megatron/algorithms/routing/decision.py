@@ -27,6 +27,7 @@ class Outcome:
     has_target: bool = True
     prompt: str = ""  # a name that stays the same over steps and runs
     demo_right: bool = True  # whether the target itself would count as a success
+    reward: float | None = None  # the mean score of its valid rollouts; for the log, no strategy reads it
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@
     uni/mean_alpha, _beta, _off               mean weights of rollouts, of imitation, of RL on targets, over the prompts
     uni/on_data_ratio, off_, sft_data_ratio   shares of the trained rows by what they are trained with; they add up to 1
     on_off_metrics/off_example_ratio          share of demonstrations among the trained rows
+    on_off_metrics/on_score, off_score        mean score of trained rollouts, of demonstrations that were scored
+    on_off_metrics/on_response_length_mean, off_response_length_mean        tokens, of both
     uni/prompts_ARM                           prompts by decision: explore, imitate, off_policy, blend, skipped, ...
+    uni/successes/K                           prompts with K successes, for K from 0 to the most rollouts of a prompt
     uni/without_target, uni/without_rollout   prompts that could not imitate as decided; that lost every rollout
 
 A demonstration that is trained with both RL and imitation counts in parts, by the two weights.
@@ -26,6 +29,8 @@ from collections.abc import Sequence
 from math import fsum
 from typing import Any
 
+import torch
+
 from hpt_megatron.algorithms.routing.decision import Outcome, Routing
 from hpt_megatron.protocol.rows import Rows
 
@@ -44,6 +49,7 @@ def records(step: int, outcomes: Sequence[Outcome], routing: Routing) -> list[di
             "sft": decision.mix.sft,
             "removed": decision.drop,
             "demonstration": decision.demo,
+            "mean_reward": outcome.reward,
         }
         for outcome, decision in zip(outcomes, routing.decisions, strict=True)
     ]
@@ -62,6 +68,10 @@ def metrics(outcomes: Sequence[Outcome], routing: Routing) -> dict[str, float]:
         found |= _mean(name, weights)
     arms = Counter(decision.arm for decision in routing.decisions)
     found |= {f"uni/prompts_{arm}": float(count) for arm, count in sorted(arms.items())}
+    rolled = Counter(outcome.k for outcome in outcomes if outcome.n)
+    most = max((outcome.n for outcome in outcomes), default=0)
+    if rolled:
+        found |= {f"uni/successes/{k}": float(rolled[k]) for k in range(most + 1)}
     lost = {"uni/without_target": routing.without_target, "uni/without_rollout": routing.without_rollout}
     return found | {name: float(count) for name, count in lost.items()}
 
@@ -80,6 +90,17 @@ def composition(rows: Rows) -> dict[str, float]:
         return {}
     found = {f"uni/{name}_data_ratio": float(share.sum()) / trained for name, share in shares.items()}
     return found | {"on_off_metrics/off_example_ratio": found["uni/off_data_ratio"] + found["uni/sft_data_ratio"]}
+
+
+def sides(rows: Rows) -> dict[str, float]:
+    """Rollouts and demonstrations of a step apart; reads `response`, `off` and `score`."""
+    lengths, score = rows.row_sum(rows.tokens["response"].double()), rows.fields["score"]
+    found: dict[str, float] = {}
+    for side, own in (("on", ~rows.fields["off"]), ("off", rows.fields["off"])):
+        scored = score[own & torch.isfinite(score)]
+        found |= _mean(f"on_off_metrics/{side}_response_length_mean", lengths[own].tolist())
+        found |= _mean(f"on_off_metrics/{side}_score", scored.tolist())
+    return found
 
 
 def _mean(name: str, values: list[float]) -> dict[str, float]:

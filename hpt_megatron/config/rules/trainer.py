@@ -110,3 +110,24 @@ def check_critic(run: RunConfig) -> Iterator[Problem]:
         yield Problem("trainer.critic_warmup", warmup, "must not be negative", "0")
     if warmup > 0 and estimator != "gae":
         yield Problem("trainer.critic_warmup", warmup, f"{estimator} has no critic", "0, or adv_estimator=gae")
+
+
+def check_monitors(run: RunConfig) -> Iterator[Problem]:
+    """A bound that every run is beyond, or none can reach, watches nothing."""
+    monitors = run.trainer.monitors
+    for name, least in (("kl_times", 1.0), ("length_times", 1.0)):
+        value = getattr(monitors, name)
+        if value < least:
+            yield Problem(f"trainer.monitors.{name}", value, "is met by every run", "1.0 or more, such as 2.0")
+    if not 0 <= monitors.entropy_share < 1:
+        yield Problem("trainer.monitors.entropy_share", monitors.entropy_share, "is a share", "0 to below 1")
+    for name in ("reward_fall", "demo_loss_gap"):
+        if getattr(monitors, name) < 0:
+            yield Problem(f"trainer.monitors.{name}", getattr(monitors, name), "must not be negative", "0 or more")
+
+
+def check_generation_log(run: RunConfig) -> Iterator[Problem]:
+    """A number of prompts."""
+    if run.trainer.log_val_generations < 0:
+        value = run.trainer.log_val_generations
+        yield Problem("trainer.log_val_generations", value, "must not be negative", "5, or 0 for none")

@@ -21,7 +21,7 @@ from hpt_megatron.algorithms.assemble import without_baselines
 from hpt_megatron.algorithms.gates import Group, judge
 from hpt_megatron.algorithms.kl_reward import kl_reward, score_on_last
 from hpt_megatron.algorithms.objective.part import OPTIONAL, Component
-from hpt_megatron.algorithms.outcome import batch_metrics, count, success_rule, successes
+from hpt_megatron.algorithms.outcome import batch_metrics, count, mean_scores, success_rule, successes
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import IMITATE, Decision, Outcome, Routing, skipped
 from hpt_megatron.algorithms.shaping import overlong_penalty, response_lengths
@@ -31,7 +31,7 @@ from hpt_megatron.driver.loop.roles import Collected
 from hpt_megatron.driver.loop.rollouts import components_of
 from hpt_megatron.protocol.rows import Rows
 
-WEIGHT, CRITIC = "weight_", "value"
+WEIGHT, CRITIC, FORMAT = "weight_", "value", "format"
 ALWAYS = ("ids", "trained", *OPTIONAL)
 KEPT_FIELDS = ("prompt", "sample")
 
@@ -82,8 +82,10 @@ class Algorithm:
     def decide(self, collected: Collected, prompts: Sequence[Prompt], step: int) -> Decided:
         """Of one round of a step; its prompts are numbered from 0."""
         rows = collected.batch.rows
-        success = successes(components_of(rows.fields), self.rule)
+        scored = components_of(rows.fields)
+        success = successes(scored, self.rule)
         counts = count(rows, success, len(prompts))
+        rewards = mean_scores(rows, len(prompts))
         outcomes = [
             Outcome(
                 int(counts.n[place]),
@@ -91,13 +93,15 @@ class Algorithm:
                 has_target=0 < len(prompt.target_ids) <= self.run.data.max_prefix_len,
                 prompt=prompt.index,
                 demo_right=self._right(collected.targets.get(place)),
+                reward=rewards[place],
             )
             for place, prompt in enumerate(prompts)
         ]
         routing = route_step(self.config, self.strategy, outcomes, step)
         groups = self._groups(rows, success, len(prompts))
         kept = self.refill.record(judge(self.gates, groups, routing.decisions))
-        return Decided(outcomes, routing, kept, success, batch_metrics(counts, rows, success))
+        misshapen = scored[FORMAT] < 1.0 if FORMAT in scored else None
+        return Decided(outcomes, routing, kept, success, batch_metrics(counts, rows, success, misshapen))
 
     def _right(self, scores: Mapping[str, float] | None) -> bool:
         if scores is None:
@@ -167,10 +171,12 @@ def _of_credit(rows: Rows, advantage: Tensor, returns: Tensor) -> dict[str, floa
         for name, column in (("advantages", advantage[own]), ("returns", returns[own])):
             told |= {f"critic/{name}/mean": float(column.mean()), f"critic/{name}/max": float(column.max())}
             told[f"critic/{name}/min"] = float(column.min())
-    score = rows.fields["score"][~rows.fields["off"]]
-    if len(score):
-        told |= {"critic/score/mean": float(score.mean()), "critic/score/max": float(score.max())}
-        told["critic/score/min"] = float(score.min())
+    rollouts = ~rows.fields["off"]
+    for name, column in (("score", rows.fields["score"]), ("rewards", rows.row_sum(rows.tokens["reward"]))):
+        of_rollouts = column[rollouts]
+        if len(of_rollouts):
+            told |= {f"critic/{name}/mean": float(of_rollouts.mean()), f"critic/{name}/max": float(of_rollouts.max())}
+            told[f"critic/{name}/min"] = float(of_rollouts.min())
     return told
 
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from hpt_megatron.algorithms.build import build_prefix
+from hpt_megatron.algorithms.lengths import length_metrics
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
@@ -30,6 +31,7 @@ from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.errors import HptError
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
+from hpt_megatron.protocol.rows import Rows
 from hpt_megatron.rollout.engine.role import EngineDiedError
 
 TRIES = 3
@@ -60,6 +62,7 @@ class RlLoop(SupervisedLoop):
         """Rounds of rollouts until enough groups are kept, or no round is left."""
         self.algorithm.refill.begin()
         parts: list[Batch] = []
+        sampled: list[Rows] = []
         outcomes: list[Outcome] = []
         decisions: list[Decision] = []
         without = [0, 0]
@@ -71,6 +74,7 @@ class RlLoop(SupervisedLoop):
             else:
                 collected = self._first_round(taken, number, log)
             log.add(collected.metrics)
+            sampled.append(collected.batch.rows)
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
                 decided = self.algorithm.decide(collected, taken, number)
@@ -83,6 +87,8 @@ class RlLoop(SupervisedLoop):
             outcomes += decided.outcomes
             decisions += decided.decisions
             without = [without[0] + decided.routing.without_target, without[1] + decided.routing.without_rollout]
+        log.add(length_metrics(sampled))
+        log.sampled(sum(int(rows.tokens["trained"].sum()) for rows in sampled))
         return Made(Batch.concat(parts), outcomes, Routing(decisions, *without))
 
     def _first_round(self, taken: Sequence[Prompt], number: int, log: Step) -> Collected:

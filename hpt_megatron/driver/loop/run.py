@@ -3,6 +3,8 @@
     run = Course(config, loop, {"trainer": policy}, journal, validate)
     run.go()
 
+A monitor that says `stop` ends it the same way, with code 3: nobody should start it again unseen.
+
 SIGTERM and SIGUSR1 end a run after the step that it is in: it is saved, and the exit code says that it goes on (75,
 "try again"), for whoever starts it must not take it for finished.
 
@@ -28,6 +30,8 @@ from hpt_megatron.observe.step import Step
 CHECKPOINTS = "checkpoints"
 STOPPED = 75
 """Exit code: saved, and to be gone on with."""
+HALTED = 3
+"""Exit code: saved, and to be looked at."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Validate = Callable[[int, Step], Mapping[str, float]]
 
@@ -36,6 +40,12 @@ class StoppedError(HptError):
     """Somebody asked the run to end before its last step."""
 
     exit_code = STOPPED
+
+
+class HaltedError(HptError):
+    """A monitor that may end the run was met."""
+
+    exit_code = HALTED
 
 
 class Loop(Protocol):
@@ -114,15 +124,16 @@ class Course:
 
     def _step(self, number: int) -> None:
         last = number == self.journal.total
-        log = Step(number)
+        log = self.journal.open_step(number)
         self.loop.step(number, log)
         told: Mapping[str, float] = {}
         every = self.run.trainer.test_freq
         if self.validate is not None and (_due(number, every) or (last and every > 0)):
             told = self.validate(number, log)
         stopped = self.stop and not last
-        if last or stopped or _due(number, self.run.trainer.save_freq):
-            worth = told.get(self.run.trainer.best_metric or "")
+        worth = told.get(self.run.trainer.best_metric or "")
+        saved = last or stopped or _due(number, self.run.trainer.save_freq)
+        if saved:
             with log.stage("save"):
                 self._save(number, last, worth)
         log.end()
@@ -132,6 +143,11 @@ class Course:
         if stopped:
             what = f"stopped by {self.stop} after step {number} of {self.journal.total}; the step is saved"
             raise StoppedError(what, mend="the same command goes on from it")
+        if self.journal.halt and not last:
+            if not saved:
+                self._save(number, last, worth)
+            what = f"ended after step {number} of {self.journal.total}, saved, by the monitor {self.journal.halt}"
+            raise HaltedError(what, mend="look at it; `stop` in trainer.monitors set to `warn` goes on")
 
     def _save(self, number: int, last: bool, worth: float | None) -> None:
         def write(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hpt_megatron.algorithms.objective.value import explained_variance
 from hpt_megatron.algorithms.routing import record
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
 from hpt_megatron.config.algorithm import needs_reference
@@ -24,7 +25,7 @@ from hpt_megatron.driver.loop.balance import balance, followed
 from hpt_megatron.driver.loop.roles import Collected, Roles
 from hpt_megatron.driver.loop.step_record import StepRecord
 from hpt_megatron.driver.loop.supply import Supply
-from hpt_megatron.driver.loop.update import num_updates, updates, weighted
+from hpt_megatron.driver.loop.update import num_updates, seqlen_metrics, updates, weighted
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
 
@@ -90,6 +91,7 @@ class SupervisedLoop:
         log.add(sampler.counts())
         log.add(record.metrics(made.outcomes, made.routing))
         log.add(record.composition(made.batch.rows))
+        log.add(record.sides(made.batch.rows))
         log.decisions(record.records(number, made.outcomes, made.routing))
 
     def _advantage(self, batch: Batch, log: Step) -> Batch:
@@ -126,6 +128,8 @@ class SupervisedLoop:
                         for part in updates(batch, self.run)
                     ]
                 )
+            if "critic/error" in (told := log.metrics()):
+                log.add({"critic/vf_explained_var": explained_variance(told)})
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
                 reports = []
@@ -135,6 +139,7 @@ class SupervisedLoop:
                     reports.append(self.record.update(ready, report))
                 log.updates(reports)
         log.tokens(batch.rows.num_tokens)
+        log.add(seqlen_metrics(list(updates(batch, self.run)), self.run))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside what the trainer holds."""

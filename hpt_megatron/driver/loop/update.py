@@ -9,6 +9,7 @@ Invariants
 """
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import torch
 
@@ -48,3 +49,25 @@ def weighted(part: Batch, algorithm: Algorithm, components: Sequence[Component])
     """The rows of an optimizer step with the weights of some components on their tokens."""
     run = algorithm.run
     return part.with_rows(algorithm.weighted(part.rows, micro_batch_of_row(part, run), run.dp, components))
+
+
+def seqlen_metrics(parts: Sequence[Batch], run: RunConfig) -> dict[str, float]:
+    """`global_seqlen/*`: tokens of a data-parallel rank, dealt in order and as packed; means over optimizer steps."""
+    found = [_seqlen(part, run) for part in parts if part.rows.num_rows]
+    return {name: fmean(each[name] for each in found) for name in found[0]} if found else {}
+
+
+def _seqlen(part: Batch, run: RunConfig) -> dict[str, float]:
+    lengths = part.rows.lengths
+    in_order = [float(piece.sum()) for piece in torch.tensor_split(lengths, run.dp)]
+    packed = in_order
+    if run.dp > 1:
+        packed = [float(sum(int(lengths[list(rows)].sum()) for rows in rank)) for rank in assigned(part, run)]
+    return {
+        "global_seqlen/min": min(in_order),
+        "global_seqlen/max": max(in_order),
+        "global_seqlen/minmax_diff": max(in_order) - min(in_order),
+        "global_seqlen/balanced_min": min(packed),
+        "global_seqlen/balanced_max": max(packed),
+        "global_seqlen/mean": fmean(in_order),
+    }

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 def cluster(processes: int, store_mb: int = 512) -> Iterator[dict[str, float]]:
     """Joined, or started for so many processes; answers its resources."""
     joined = bool(os.environ.get(ADDRESS))
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # what its processes say stays readable in a file
     with tempfile.TemporaryDirectory(prefix="hpt-ray-") as folder:
         if joined:
             ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)

@@ -26,7 +26,7 @@ from hpt_megatron.driver.ray.places import Places
 from hpt_megatron.driver.ray.rollout_group import RolloutGroup
 from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 from hpt_megatron.errors import HptError
-from hpt_megatron.observe.journal import ROLLOUTS
+from hpt_megatron.observe.generations import ROLLOUTS
 from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 
 

@@ -33,6 +33,7 @@ class Pack:
     labels: Tensor  # [n]
     token: Tensor  # [n] the label's place among the tokens of `rows`
     row: Tensor  # [n] the row of each
+    pictured: Tensor  # [n] whether that row shows an image
     columns: Mapping[str, Tensor]  # [n] each
     num_rows: int
     total: int
@@ -41,9 +42,8 @@ class Pack:
 
     def to(self, device: torch.device | str | int) -> "Pack":
         """The same on a device."""
-        moved = {
-            name: getattr(self, name).to(device) for name in ("ids", "positions", "slots", "labels", "token", "row")
-        }
+        names = ("ids", "positions", "slots", "labels", "token", "row", "pictured")
+        moved = {name: getattr(self, name).to(device) for name in names}
         columns = {name: column.to(device) for name, column in self.columns.items()}
         pictures = self.pictures.to(device) if self.pictures else None
         return Pack(
@@ -90,6 +90,7 @@ def build_pack(
     slots = (token >= 0).nonzero()[:, 0]
     token = token[slots]
     columns = {name: column[token] for name, column in rows.tokens.items() if name != "ids"}
+    pictured = torch.tensor([bool(batch.shown_by(row)) for row in range(rows.num_rows)], dtype=torch.bool)
     return Pack(
         ids=ids[mine][None],
         positions=positions,
@@ -98,6 +99,7 @@ def build_pack(
         labels=rows.tokens["ids"][token],
         token=token,
         row=rows.row_of_token[token],
+        pictured=pictured[rows.row_of_token[token]],
         columns=columns,
         num_rows=rows.num_rows,
         total=shape.total,

@@ -18,9 +18,9 @@ from torch import Tensor
 from hpt_megatron.algorithms.objective.part import OPTIONAL, Component, View
 from hpt_megatron.mcore.model.stage import Said, Want
 from hpt_megatron.mcore.packing.pack import Pack
+from hpt_megatron.mcore.step.shares import Sums, shares
 
 WEIGHT = "weight_"
-Sums = dict[str, tuple[Tensor, Tensor]]
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -65,15 +65,16 @@ def total_loss(
     numbers = {**pack.columns, **({} if said.value is None else {"value": said.value})}
     main = said.logp if said.logp is not None else said.value
     assert main is not None
-    losses, metrics = {}, {}
+    losses, metrics, weights = {}, {}, {}
     for component in components:
-        weight = pack.columns.get(f"{WEIGHT}{component.name}")
-        weight = torch.zeros_like(main) if weight is None else weight.float()
+        given = pack.columns.get(f"{WEIGHT}{component.name}")
+        weight = weights[component.name] = torch.zeros_like(main) if given is None else given.float()
         wanted = [name for name in (*component.reads, *OPTIONAL) if name in numbers]
         stored = {name: numbers[name].float() for name in wanted}
         part = component(View(main, weight, said.entropy, stored, sum_by_row))
         losses[component.name] = losses.get(component.name, 0.0) + part.loss
         metrics |= part.metrics
+    metrics |= shares(pack, said, losses, weights)
     total = torch.stack(list(losses.values())).sum() if losses else main[:0].sum()
     return total, {name: loss.detach() for name, loss in losses.items()}, metrics
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hpt_megatron.mcore.model.stage import Said
 from hpt_megatron.mcore.packing.pack import Pack
-from hpt_megatron.mcore.step.objective import Sums
 from hpt_megatron.mcore.step.optimizer import Moved
+from hpt_megatron.mcore.step.shares import Sums
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
 
@@ -50,6 +50,7 @@ def no_numbers(parts: Sequence[Batch], packs: Sequence[Pack], bad: Sequence[Sequ
 def sum_up(kept: Sequence[tuple[Mapping[str, Tensor], Sums]], problem: str) -> StepReport:
     """Adds up micro-batches, context- and data-parallel ranks; other stages are told by the last one.
 
+    A metric that counted nothing in the whole step is left out.
     Every rank of the last stage runs the same components, so it has the same names in the same order.
     """
     losses: dict[str, float] = {}
@@ -68,9 +69,8 @@ def sum_up(kept: Sequence[tuple[Mapping[str, Tensor], Sums]], problem: str) -> S
         losses = dict(zip(losses, numbers, strict=False))
         pairs = numbers[len(losses) :]
         sums = {name: (pairs[2 * at], pairs[2 * at + 1]) for at, name in enumerate(sums)}
-    report = StepReport(
-        losses, {name: total / max(count, 1.0) for name, (total, count) in sums.items()}, skipped=problem
-    )
+    means = {name: total / count for name, (total, count) in sums.items() if count}
+    report = StepReport(losses, means, skipped=problem)
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         told = [report]
         last = parallel_state.get_pipeline_model_parallel_last_rank()

@@ -84,7 +84,7 @@ def test_a_retired_key_says_why():
 
 
 def test_a_key_without_its_code_says_what_it_waits_for():
-    problem = problem_at(load(["trainer.logger=[console,wandb]"]), "trainer.logger")
+    problem = problem_at(load(["trainer.max_optim_to_keep=1"]), "trainer.max_optim_to_keep")
     assert "nothing reads it yet" in problem.why
 
 
@@ -209,7 +209,7 @@ def test_a_folder_of_ones_own_adds_choices_and_aliases_work_inside_it(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# Mine.\ndefaults:\n  - override /model: qwen2.5-vl-3b\n  - override /layout: tp2\n"
-        "trainer:\n  unify_strategy: no\n  logger: [console]\n  sed: 3\n"
+        "trainer:\n  unify_strategy: no\n  max_optim_to_keep: 1\n  sed: 3\n"
         "actor_rollout_ref:\n  actor:\n    optim: {lr: 2.0e-6}\n"
     )
     loaded = load(["experiment=mine", "layout.cp=2"], tmp_path)
@@ -217,7 +217,7 @@ def test_a_folder_of_ones_own_adds_choices_and_aliases_work_inside_it(tmp_path):
     assert loaded.run.trainer.lr == 2.0e-6
     assert loaded.run.model.hidden_size == 2048
     assert {problem.path for problem in loaded.problems if problem.severity == "error"} == {
-        "trainer.logger",
+        "trainer.max_optim_to_keep",
         "trainer.sed",
     }
     assert problem_at(loaded, "trainer.sed").right.startswith("trainer.seed ")

@@ -31,7 +31,7 @@ TEN = """defaults:
   - override /layout: tp3
   - override reward: rag
 rollout: [1]
-trainer: {lr: fast, sed: 3, logger: [console], total_training_steps: 0}
+trainer: {lr: fast, sed: 3, max_optim_to_keep: 1, total_training_steps: 0}
 data: {train_batch_size: 100}
 actor_rollout_ref: {actor: {off_policy_normalize: true}}
 algorithm: {kl_loss_type: low_var_kl, pass_k: 900}
@@ -49,7 +49,7 @@ def test_ten_mistakes_of_one_file_are_all_found(tmp_path):
         ("rollout", "must be a group of keys"),
         ("trainer.lr", "is text"),
         ("trainer.sed", "no such key"),
-        ("trainer.logger", "nothing reads it yet"),
+        ("trainer.max_optim_to_keep", "nothing reads it yet"),
         ("trainer.total_training_steps", "does not fit"),
         ("actor_rollout_ref.actor.off_policy_normalize", "no longer means anything"),
     }

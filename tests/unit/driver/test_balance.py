@@ -11,7 +11,7 @@ from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.balance import balance
 from hpt_megatron.driver.loop.roles import Collected
-from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, updates
+from hpt_megatron.driver.loop.update import micro_batch_of_row, num_updates, seqlen_metrics, updates
 from hpt_megatron.protocol.batch import Batch, Images
 from hpt_megatron.protocol.rows import MASKS, Rows
 
@@ -124,6 +124,19 @@ def test_an_update_holds_whole_prompts_and_every_row_is_in_one(algorithm):
     assert [part.rows.fields["prompt"].unique().tolist() for part in parts] == [[0, 1], [2]]
     by_rows = replace(run, trainer=replace(run.trainer, use_dynamic_bsz=False, ppo_micro_batch_size=1))
     assert sorted(micro_batch_of_row(batch, by_rows).tolist()) == list(range(6))
+
+
+def test_ranks_are_more_even_as_packed_than_in_order():
+    """Of two data-parallel ranks, with the longest rows first."""
+    run = load_run(["layout=tp1", "trainer.n_gpus_per_node=2"])
+    assert run.dp == 2
+    lengths = torch.tensor([40, 30, 20, 10, 5, 5])
+    batch = Batch.of_text(Rows(lengths, {"ids": torch.ones(110, dtype=torch.int64)}, {}))
+    told = seqlen_metrics([batch, batch], run)
+    assert (told["global_seqlen/min"], told["global_seqlen/max"], told["global_seqlen/minmax_diff"]) == (20, 90, 70)
+    assert (told["global_seqlen/balanced_min"], told["global_seqlen/balanced_max"]) == (55, 55)
+    assert told["global_seqlen/mean"] == 55
+    assert seqlen_metrics([], run) == {}
 
 
 def test_the_state_goes_through_json_and_decides_the_same(algorithm):

@@ -125,7 +125,7 @@ CHANGES = {
     ),
     "a score": (
         ("round_1_rollouts", "fields.score", 1, 0.5),
-        ("rows", "row 1 (prompt 0, sample 1), score: 1.0 recorded, 0.5 now"),
+        ("routing", ", reward: 0.5 recorded, 0.25 now"),
     ),
     "a log-prob": (
         ("before_credit", "tokens.logp", 4, -0.75),

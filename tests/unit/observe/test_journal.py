@@ -8,7 +8,9 @@ import pytest
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.errors import UserError
-from hpt_megatron.observe.journal import Journal
+from hpt_megatron.observe.build import open_journal
+from hpt_megatron.observe.journal import Journal, Watchers
+from hpt_megatron.observe.monitors import Monitors
 from hpt_megatron.observe.record import check_marks, check_record, write_record
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.step_report import StepReport
@@ -22,7 +24,7 @@ def step(number, **numbers):
         pass
     log.add(numbers)
     log.updates([StepReport({"rl": 1.0}, {"a": 2.0}, 3.0, 0.1), StepReport({"rl": 3.0}, {"a": 4.0}, 5.0, 0.2, "why")])
-    log.decisions([{"step": number, "uid": "p"}])
+    log.decisions([{"step": number, "uid": "p", "n": 4, "successes": 1, "decision": "explore", "mean_reward": 0.25}])
     log.end()
     return log
 
@@ -50,14 +52,75 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_undone(tmp_path):
         journal.step(step(number))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "torn')
-    (tmp_path / "rollouts").mkdir()
-    for number in (2, 3, 10):
-        (tmp_path / "rollouts" / f"train_{number}.jsonl").touch()
     journal.begin(2)
-    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["train_2.jsonl"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 2
+
+
+def steps_of(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_a_run_that_goes_on_has_no_step_twice_in_any_of_its_files(tmp_path):
+    """Rollouts, generation logs and samples of memory too; what is not a step's file stays."""
+    run = load_run(["trainer.profile_memory=true"])
+    kept = ["rollouts/train_2.jsonl", "rollouts/validate_2.jsonl", "rollouts/notes_9.jsonl", "rollouts/train_x.jsonl"]
+    gone = ["rollouts/train_3.jsonl", "rollouts/validate_30.jsonl", "generation_logs/generation_log_step_3.json"]
+    for name in [*kept, *gone]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    for done in (0, 2):
+        with open_journal(run, tmp_path, 9, io.StringIO(), {}) as journal:
+            if done == 0:
+                journal.history.begin(0, ())
+            else:
+                journal.begin(done)
+            for number in range(done + 1, 5):
+                log = journal.open_step(number)
+                with log.stage("update"):
+                    pass
+                made = step(number)
+                log.records = made.records
+                log.end()
+                journal.step(log)
+                journal.validation(number, {"val/avg@1/all": 0.5})
+    for name in ("metrics.jsonl", "decisions.jsonl", "validation.jsonl", "history/p.jsonl"):
+        assert steps_of(tmp_path / name) == [1, 2, 3, 4], name
+    sampled = [number for number in steps_of(tmp_path / "memory.jsonl") if number]  # 0: while a run starts
+    assert sampled == sorted(sampled)
+    assert all((tmp_path / name).exists() for name in kept)
+    assert not any((tmp_path / name).exists() for name in gone)
+
+
+def test_a_monitor_that_is_met_is_told_and_one_that_stops_says_so(tmp_path):
+    shown = io.StringIO()
+    run = load_run(["trainer.monitors.window=1", "trainer.monitors.reward=stop"])
+    journal = Journal(tmp_path, 9, shown, Watchers(monitors=Monitors(run)))
+    journal.begin(0)
+    for number, reward in ((1, 0.5), (2, 0.5), (3, 0.1)):
+        assert journal.halt == ""
+        journal.step(step(number, **{"reward/mean": reward}))
+    assert journal.halt == "reward: the mean reward fell from 0.500 to 0.100"
+    assert shown.getvalue().count("the mean reward fell") == 1
+    told = [json.loads(line)["monitor/reward"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert told == [0.0, 0.0, 1.0]
+    again = Journal(tmp_path, 9, shown, Watchers(monitors=Monitors(run)))
+    again.begin(2)
+    again.step(step(3, **{"reward/mean": 0.1}))
+    assert again.halt == journal.halt, "a run that goes on knows what was"
+
+
+def test_held_out_demonstrations_that_nobody_measures_are_missed_once(tmp_path):
+    shown = io.StringIO()
+    journal = Journal(tmp_path, 9, shown, Watchers(monitors=Monitors(load_run([]))))
+    for number in (1, 2):
+        journal.validation(number, {"val/avg@1/all": 0.5})
+    assert shown.getvalue().count("no held-out demonstrations are measured") == 1
+    other = io.StringIO()
+    journal = Journal(tmp_path, 9, other, Watchers(monitors=Monitors(load_run([]))))
+    journal.validation(1, {"val/demo_loss/all": 0.5})
+    assert "no held-out" not in other.getvalue()
 
 
 def test_a_tokenizer_or_a_processor_that_changed_under_a_run_is_refused(tmp_path):
@@ -72,6 +135,7 @@ def test_a_tokenizer_or_a_processor_that_changed_under_a_run_is_refused(tmp_path
 def test_a_folder_belongs_to_one_run(tmp_path):
     write_record(load_run([]), tmp_path)
     check_record(load_run(["trainer.total_training_steps=7", "layout=tp1"]), tmp_path)
+    check_record(load_run(["trainer.monitors.kl=stop", "trainer.logger=[]", "trainer.project_name=mine"]), tmp_path)
     with pytest.raises(UserError, match=r"another run: algorithm.switch_gate was 0 and is 3"):
         check_record(load_run(["algorithm.switch_gate=3"]), tmp_path)
     (tmp_path / "run.json").write_text("[")

@@ -54,11 +54,14 @@ def test_a_record_says_step_prompt_counts_and_decision_and_differs_within_a_batc
         "sft": 0.0,
         "removed": 8,
         "demonstration": True,
+        "mean_reward": None,
     }
 
 
 def test_the_means_are_those_of_the_papers_alpha_and_beta():
     found = metrics(GOLDEN, route(Switch(gate=0, gate_off=2), GOLDEN, 0))
+    histogram = {int(name.rpartition("/")[2]): found.pop(name) for name in list(found) if "/successes/" in name}
+    assert histogram == {0: 1.0, 1: 1.0, 2: 0.0, 3: 1.0, 4: 0.0, 5: 0.0, 6: 0.0, 7: 0.0, 8: 1.0}
     assert found == {
         "uni/mean_p": 0.375,
         "uni/mean_alpha": 0.5,

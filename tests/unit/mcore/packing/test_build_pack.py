@@ -51,6 +51,8 @@ def test_a_slot_holds_the_token_before_its_label(tp, cp):
         pack = build_pack(batch, wanted_of(batch), place, HOLDERS, device="cpu")
         assert torch.equal(pack.ids[0, pack.slots], rows.tokens["ids"][pack.token - 1])
         assert torch.equal(rows.row_of_token[pack.token - 1], pack.row)
+        assert pack.pictured.tolist() == [bool(batch.shown_by(row)) for row in pack.row.tolist()]
+    assert {bool(batch.shown_by(row)) for row in range(rows.num_rows)} == {True, False}
 
 
 @pytest.mark.parametrize(("tp", "cp"), LAYOUTS)

@@ -1,0 +1,135 @@
+"""Monitors by value: when each is met, what it does, and that a resumed run's are the same."""
+
+import doctest
+import random
+from functools import cache
+
+import pytest
+
+from hpt_megatron.config.load import load, load_run
+from hpt_megatron.observe import curves
+from hpt_megatron.observe.curves import Curve
+from hpt_megatron.observe.monitors import MONITORS, Monitors, acts_of
+
+pytestmark = pytest.mark.fast
+
+
+@cache
+def run_of(*given):
+    return load_run(["trainer.monitors.window=2", *given])
+
+
+def watching(*given):
+    return Monitors(run_of(*given))
+
+
+def told(monitors, name, numbers):
+    return [monitors.look({name: number}).told for number in numbers]
+
+
+def test_the_example_of_a_curve_holds():
+    assert doctest.testmod(curves).failed == 0
+
+
+def test_what_a_curve_remembers_does_not_grow_and_is_right_over_many_steps():
+    numbers = [random.Random(3).uniform(0, 1) for _ in range(400)]
+    curve = Curve(window=5)
+    for number in numbers:
+        curve.add(number)
+    means = [sum(numbers[at : at + 5]) / 5 for at in range(len(numbers) - 4)]
+    assert curve.last == pytest.approx(means[-1])
+    assert curve.first == pytest.approx(means[0])
+    assert curve.best == pytest.approx(max(means[:-5]))
+    assert sum(len(each) for each in (curve._first, curve._last, curve._means)) <= 16
+
+
+def test_twice_the_length_of_the_first_steps_is_told_once_until_it_is_over():
+    found = told(watching(), "response_length/mean", [10, 10, 12, 15, 30, 40, 12, 12, 30, 40])
+    assert [bool(each) for each in found] == [False] * 4 + [True] + [False] * 3 + [True, False]
+    assert found[4] == ["length: responses have 22 tokens, at the start they had 10"]
+
+
+def test_a_length_that_is_exactly_twice_is_not_beyond():
+    assert not any(told(watching(), "response_length/mean", [10, 10, 20, 20, 20]))
+
+
+def test_a_reward_that_falls_below_its_best_by_more_than_the_bound_is_told():
+    found = told(watching(), "reward/mean", [0.0, 0.2, 0.6, 0.6, 0.55, 0.5, 0.4, 0.4])
+    assert [bool(each) for each in found] == [False] * 6 + [True, False]
+    assert found[6] == ["reward: the mean reward fell from 0.600 to 0.450"]
+
+
+def test_kl_is_held_against_the_target_also_where_only_the_loss_has_one():
+    monitors = watching("algorithm.kl_ctrl.target_kl=3.0")
+    assert [bool(each) for each in told(monitors, "kl/sequence", [6.0, 6.0, 7.0])] == [False, False, True]
+    monitors = watching("algorithm.kl_ctrl.target_kl=3.0")
+    numbers = {"actor/kl_loss": 0.1, "response_length/mean": 70.0}
+    assert [monitors.look(numbers).told for _ in range(2)][1] == ["kl: KL to the reference is 7, above 6"]
+
+
+def test_entropy_that_collapses_is_told():
+    found = told(watching(), "actor/entropy_loss", [2.0, 2.0, 1.0, 0.2, 0.1])
+    assert found[-1] == ["entropy: the entropy of the policy is 0.15, at the start it was 2"]
+    assert not any(found[:-1])
+
+
+def test_held_out_demonstrations_that_part_from_trained_ones_are_told():
+    """A step without a demonstration reports no loss on them."""
+    monitors = watching()
+    for numbers in ({"actor/sft_loss": 0.3}, {"actor/sft_loss": 0.3}, {"loss/sft": 0.0}):
+        assert not monitors.look(numbers).told
+    assert not monitors.look({"val/demo_loss/count": 0.5, "val/demo_loss/other": 0.7}).told
+    assert monitors.look({"val/demo_loss/count": 0.9, "val/demo_loss/other": 1.3}).told == [
+        "demo_loss: held-out demonstrations cost 1.100 a token, trained ones 0.300"
+    ]
+
+
+def test_stop_ends_a_run_warn_does_not_and_off_says_nothing():
+    for act, ends, tells in (("stop", True, True), ("warn", False, True), ("off", False, False)):
+        monitors = watching(f"trainer.monitors.length={act}")
+        for number in (10, 10, 10, 50):
+            found = monitors.look({"response_length/mean": number})
+        assert (bool(found.stop), bool(found.told)) == (ends, tells)
+        assert ("monitor/length" in found.numbers) == (act != "off")
+
+
+def test_a_bare_off_of_yaml_is_read_as_it_was_meant(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n# Mine.\ntrainer:\n  monitors: {kl: off}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    loaded = load(["experiment=mine"], tmp_path)
+    assert loaded.run.trainer.monitors.kl == "off"
+    assert "kl" not in acts_of(loaded.run)
+
+
+def test_a_resumed_run_is_warned_as_one_that_never_stopped():
+    numbers = [{"response_length/mean": length, "reward/mean": None} for length in (10, 10, 12, 30, 30, 9, 9, 50, 50)]
+    straight = watching()
+    whole = [straight.look(each) for each in numbers]
+    for cut in range(len(numbers)):
+        again = watching()
+        again.begin(numbers[:cut])
+        assert [again.look(each) for each in numbers[cut:]] == whole[cut:]
+
+
+def test_what_a_run_does_not_report_and_what_is_no_number_is_no_reason_to_warn():
+    monitors = watching("trainer.monitors.entropy=stop")
+    for numbers in ({}, {"actor/entropy_loss": float("nan")}, {"reward/mean": None}) * 5:
+        found = monitors.look(numbers)
+        assert (found.told, found.stop) == ([], "")
+    assert set(found.numbers) == {f"monitor/{name}" for name in MONITORS.names()}
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("kl_times=0.5", "kl_times"),
+        ("length_times=0.9", "length_times"),
+        ("entropy_share=1.0", "entropy_share"),
+        ("reward_fall=-0.1", "reward_fall"),
+        ("demo_loss_gap=-1.0", "demo_loss_gap"),
+        ("kl=perhaps", "kl"),
+    ],
+)
+def test_a_bound_that_watches_nothing_is_a_problem(given, path):
+    assert f"trainer.monitors.{path}" in [problem.path for problem in load([f"trainer.monitors.{given}"]).problems]
