@@ -22,6 +22,8 @@ SHARED = {
     # which a bare machine does not have.
     "TORCH_COMPILE_DISABLE": "1",
 }
+SHARING = ("engines", "runs", "packaging")
+"""Folders whose files have something in common that takes long to make."""
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)
 
@@ -54,7 +56,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            shared = next((name for name in ("engines", "runs") if nodeid.startswith(f"tests/{name}/")), "")
+            shared = next((name for name in SHARING if nodeid.startswith(f"tests/{name}/")), "")
             return shared or nodeid.partition("::")[0]
 
     return ByFile(config, log)

@@ -4,15 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from resolution import Packages, resolve
 
 SOURCES = ["hpt_megatron", "configs", "slurm", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Pip = Callable[..., str]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for the package index comes last: it answers meanwhile."""
+    items.sort(key=lambda item: "gpu_set" in getattr(item, "fixturenames", ()))
 
 
 def run_pip(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
@@ -78,3 +85,22 @@ def shell(tmp_path: Path) -> Shell:
         )
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def resolving(
+    request: pytest.FixtureRequest, wheel: Path, pip_online: Pip, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[Packages] | None]:
+    """What launch/environment.sh would install on a host with a GPU: a minute or two of an index's time."""
+    if not any("gpu_set" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool:
+        given = f"hpt_megatron[gpu,quant,dev] @ {wheel.as_uri()}"
+        yield pool.submit(resolve, pip_online, tmp_path_factory.mktemp("gpu"), given)
+
+
+@pytest.fixture(scope="session")
+def gpu_set(resolving: "Future[Packages]") -> Packages:
+    """That answer."""
+    return resolving.result()

@@ -4,7 +4,6 @@
 metadata that it answers with: they show that the pins have an answer together, not that it works on a GPU.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -13,14 +12,13 @@ from collections.abc import Callable
 from email.parser import Parser
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from resolution import Packages, resolve
 
 Pip = Callable[..., str]
 Extras = dict[str, list[Requirement]]
-Packages = dict[str, dict[str, Any]]  # metadata by name
 
 
 @pytest.fixture(scope="session")
@@ -83,20 +81,6 @@ def test_the_te_extra_is_megatrons_own_requirement(extras: Extras) -> None:
     (ours,) = extras["te"]
     (theirs,) = [Requirement(line) for line in requires("megatron-core") or [] if line.startswith("transformer-engine")]
     assert (ours.extras, ours.specifier) == (theirs.extras, theirs.specifier)
-
-
-def resolve(pip_online: Pip, folder: Path, *requirements: str) -> Packages:
-    """The metadata of what pip would install, by name. pip installs nothing."""
-    report = folder / "report.json"
-    pip_online("install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report), *requirements)
-    found = [item["metadata"] for item in json.loads(report.read_text(encoding="utf-8"))["install"]]
-    return {re.sub(r"[-_.]+", "-", one["name"]).lower(): one for one in found}
-
-
-@pytest.fixture(scope="module")
-def gpu_set(wheel: Path, pip_online: Pip, tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """What launch/environment.sh would install on a host with a GPU."""
-    return resolve(pip_online, tmp_path_factory.mktemp("gpu"), f"hpt_megatron[gpu,quant,dev] @ {wheel.as_uri()}")
 
 
 @pytest.mark.slow
