@@ -14,10 +14,11 @@ from hpt_megatron.observe.display import display_for
 from hpt_megatron.observe.generations import Generations
 from hpt_megatron.observe.gpu_monitor import GPUMonitor
 from hpt_megatron.observe.journal import Journal, Watchers
+from hpt_megatron.observe.log_file import log_file
 from hpt_megatron.observe.monitors import Monitors
 from hpt_megatron.observe.trackers.tracker import Trackers
 
-EVERY = 0.5
+LOG, EVERY = "train.log", 0.5
 """Seconds between two samples of memory."""
 
 
@@ -42,7 +43,8 @@ def open_journal(
     if trainer.profile_memory:
         usage.sampled = journal.sampled
     usage.start()
-    try:
-        yield journal
-    finally:
-        journal.close()
+    with log_file(folder / LOG):
+        try:
+            yield journal
+        finally:
+            journal.close()

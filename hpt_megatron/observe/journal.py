@@ -16,6 +16,7 @@ Invariants
 """
 
 import json
+import logging
 import math
 import re
 import time
@@ -24,11 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from hpt_megatron.observe.display import Display, Lines
+from hpt_megatron.observe.display import Display, Lines, line_of
 from hpt_megatron.observe.generations import FOLDER as GENERATIONS
 from hpt_megatron.observe.generations import ROLLOUTS, Generations, write_generations
 from hpt_megatron.observe.gpu_monitor import GPUMonitor, stage_numbers
 from hpt_megatron.observe.history import History
+from hpt_megatron.observe.log_file import TOLD
 from hpt_megatron.observe.monitors import HELD_OUT, Findings, Monitors
 from hpt_megatron.observe.step import Step
 from hpt_megatron.observe.trackers.tracker import Trackers
@@ -109,10 +111,10 @@ class Journal:
         if self.watchers.trackers is not None:
             self.watchers.trackers.write(log.number, numbers)
         self.display.step(log.number, numbers)
+        TOLD.info("%s", line_of(log.number, self.total, numbers))
         for note in log.notes:
             self.tell(f"  {note}")
-        for line in found.told:
-            self.tell(f"  {line}")
+        self._warn(found)
 
     def validation(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes a validation down and tells it."""
@@ -121,8 +123,7 @@ class Journal:
             self.watchers.trackers.write(step, numbers)
         told = ", ".join(f"{name} {number:.3f}" for name, number in sorted(numbers.items()))
         self.tell(f"  validation: {told}")
-        for line in self._look(numbers).told:
-            self.tell(f"  {line}")
+        self._warn(self._look(numbers))
         self._miss(numbers)
         if self.watchers.generations is not None:
             write_generations(self.folder, step, self.watchers.generations, self.watchers.questions)
@@ -133,6 +134,10 @@ class Journal:
         found = self.watchers.monitors.look(numbers)
         self.halt = found.stop
         return found
+
+    def _warn(self, found: Findings) -> None:
+        for line in found.told:
+            self.tell(f"  {line}", logging.WARNING)
 
     def _miss(self, numbers: Mapping[str, float]) -> None:
         """Says once that the loss on held-out demonstrations is watched and not measured."""
@@ -149,9 +154,10 @@ class Journal:
         line |= {"cpu": usage.cpu, "device": usage.device, "device_memory": usage.device_memory}
         self._append(MEMORY, [line])
 
-    def tell(self, line: str) -> None:
+    def tell(self, line: str, level: int = logging.INFO) -> None:
         """One line to whoever watches."""
         self.display.tell(line)
+        TOLD.log(level, "%s", line.strip())
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import math
+import re
 
 import pytest
 
@@ -109,6 +111,38 @@ def test_a_monitor_that_is_met_is_told_and_one_that_stops_says_so(tmp_path):
     again.begin(2)
     again.step(step(3, **{"reward/mean": 0.1}))
     assert again.halt == journal.halt, "a run that goes on knows what was"
+
+
+def full_disk(run, folder):
+    """A run that ends in an error after three steps and a warning of the package."""
+    with open_journal(run, folder, 9, io.StringIO(), {}) as journal:
+        journal.begin(0)
+        for number, reward in ((1, 0.5), (2, 0.5), (3, 0.1)):
+            journal.step(step(number, **{"reward/mean": reward}))
+        assert "step 3/9" in (folder / "train.log").read_text(), "it can be followed"
+        logging.getLogger("hpt_megatron.driver.loop.checkpoints").warning("checkpoint %s is left out", "step_2")
+        raise UserError("is full\n  at last", where="the disk")
+
+
+def test_the_log_of_a_run_has_what_was_told_and_what_went_wrong_with_literal_levels(tmp_path, capsys, monkeypatch):
+    """A line each, with the attempts one after the other; warnings of the package are still shown as well."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
+    run = load_run(["trainer.monitors.window=1"])
+    with pytest.raises(UserError, match="is full"):
+        full_disk(run, tmp_path)
+    with open_journal(run, tmp_path, 9, io.StringIO(), {}) as journal:
+        journal.tell("goes on")
+    form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (INFO|WARNING|ERROR) (.+)")
+    levels = [form.fullmatch(line).groups() for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert [(level, text) for level, text in levels if not text.startswith(("memory", "step", "update"))] == [
+        ("WARNING", "reward: the mean reward fell from 0.500 to 0.100"),
+        ("WARNING", "checkpoint step_2 is left out"),
+        ("ERROR", '"UserError: the disk: is full\\n  at last"'),
+        ("INFO", "goes on"),
+    ]
+    assert capsys.readouterr().err == "checkpoint step_2 is left out\n"
+    logging.getLogger("hpt_megatron.driver.loop.checkpoints").warning("later")
+    assert "later" not in (tmp_path / "train.log").read_text()
 
 
 def test_held_out_demonstrations_that_nobody_measures_are_missed_once(tmp_path):

@@ -122,9 +122,9 @@ class Sampled:
         return Collected(batch_of(places, scores, False), {}, told)
 
 
-def step_of(folder, steps=2):
-    """Two steps of a run and a validation; answers the lines of its metrics."""
-    run = load_run([*ASKED, "trainer.sft_warmup_steps=0"])
+def step_of(folder, steps=2, *more):
+    """Some steps of a run and a validation; answers the lines of its metrics."""
+    run = load_run([*ASKED, "trainer.sft_warmup_steps=0", *more])
     records = [Record(index=f"p{place}", prompt=(Message("user", "?"),)) for place in range(PROMPTS)]
     prompts = Prompts({each.index: Prompt(each, (1, 2), (), (3, 5, 9)) for each in records})
     sync = SimpleNamespace(publish=lambda version: SimpleNamespace(bytes=10, seconds=0.1), close=lambda: None)
@@ -212,3 +212,12 @@ def test_the_numbers_of_a_step_agree_with_one_another(lines):
         assert line["correction/abs_gap_text"] == pytest.approx(line["correction/abs_gap"])
     assert first["entropy/rl"] == pytest.approx(torch.tensor(float(WORDS)).log().item(), rel=0.05)
     assert second["uni/prompts_flipped"] <= PROMPTS
+
+
+def test_the_loss_is_that_of_rollouts_and_the_weighed_one_of_demonstrations(tmp_path):
+    """Recomputed from the log of a step, under the normalisation of the default."""
+    more = ["trainer.ppo_mini_batch_size=4", "algorithm.sft_loss_coef=2.5", "algorithm.entropy_coeff=0.01"]
+    line = step_of(tmp_path, 1, *more)[0]
+    whole = line["actor/pg_loss"] + 2.5 * line["actor/sft_loss"] + line["loss/entropy"]
+    assert line["loss/entropy"] < 0
+    assert line["actor/loss"] == pytest.approx(whole, abs=1e-5)

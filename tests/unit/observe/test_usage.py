@@ -1,6 +1,6 @@
 """Memory and use by stage, of this process and of children that really take memory and time; idle time by role.
 
-Not covered here: NVML, which needs a device.
+Not covered: a real device under NVML.
 """
 
 import doctest
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,29 @@ def test_devices_are_reported_where_they_are_read():
         "util/update/device": 0.25,
     }
     assert "device mean 25 % max 25 %, device memory mean 0.01 GiB max 0.01 GiB" in report.line("update", "NVML")
+
+
+def test_devices_are_read_through_nvml_where_it_answers(monkeypatch):
+    """The names and units of NVML's own interface; the library stands in, for this host may have no device."""
+    library = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=[20, 60][handle]),
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=[3, 4][handle] * MIB),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    usages = Usages()
+    assert usages.source.startswith("NVML, 2 devices; ")
+    usage = usages()
+    assert (usage.device, usage.device_memory) == (pytest.approx(0.4), 7 * MIB)
+    assert Devices([1])() == (pytest.approx(0.6), 4 * MIB)
+
+    def gone(handle):
+        raise OSError
+
+    library.nvmlDeviceGetMemoryInfo = gone
+    assert usages().device is None, "a device that is gone ends no run"
 
 
 def test_a_process_that_is_gone_is_no_failure():
