@@ -21,6 +21,7 @@ VERBS = {
     "log": "latency of turns, tools and trajectories from the files of a run",
     "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
+    "report": "what runs came to: curves, decisions, prompts, rollouts, differences, as one page",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }

@@ -1,6 +1,6 @@
 """The files of a run that grow while it runs, and the line that a person reads after each step.
 
-    RUN/metrics.jsonl      one line a step: {"step": 7, "actor/loss": ..., ...}
+    RUN/metrics.jsonl      one line a step: {"step": 7, "of": 100, "actor/loss": ..., ...}
     RUN/decisions.jsonl    one line for each prompt of a step: successes, decision, weights
     RUN/validation.jsonl   one line a validation
 
@@ -38,7 +38,7 @@ class Journal:
     def step(self, log: Step) -> None:
         """Writes a step down and tells it."""
         numbers = log.metrics()
-        self._append("metrics.jsonl", [{"step": log.number, **numbers}])
+        self._append("metrics.jsonl", [{"step": log.number, "of": self.total, **numbers}])
         self._append("decisions.jsonl", log.records)
         self.tell(line_of(log.number, self.total, numbers))
         for note in log.notes:

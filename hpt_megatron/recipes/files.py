@@ -11,10 +11,11 @@ from pathlib import Path
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.tasks.make import make
+from hpt_megatron.data.tasks.place import TRAIN, VAL, task_folder
 from hpt_megatron.embedded.folder import tiny_model, write_tiny
 from hpt_megatron.errors import UserError
 
-MODEL, DATA = "model", "data"
+MODEL = "model"
 
 
 def with_files(run: RunConfig, folder: Path) -> RunConfig:
@@ -38,8 +39,8 @@ def _with_data(run: RunConfig, folder: Path) -> RunConfig:
     data = run.data
     if data.train_files or data.make is None:
         return run
-    path = folder / DATA / data.make
-    if not (path / "train.parquet").is_file():
+    path = task_folder(folder, data.make)
+    if not (path / TRAIN).is_file():
         make(data.make, path, seed=run.trainer.seed)
-    val = data.val_files or (str(path / "val.parquet"),)
-    return replace(run, data=replace(data, train_files=(str(path / "train.parquet"),), val_files=val))
+    val = data.val_files or (str(path / VAL),)
+    return replace(run, data=replace(data, train_files=(str(path / TRAIN),), val_files=val))

@@ -54,3 +54,18 @@ def drawing(width: float, height: float, name: str, parts: Sequence[str], more: 
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(name)}" {size}{more}>'
         f"{''.join(parts)}</svg>"
     )
+
+
+def boxes(found: Iterable[tuple[float, float, float, float]], kind: str, more: str = "") -> str:
+    """Many rectangles (x, y, width, height) of one look, as one shape."""
+    steps = "".join(
+        f"M{number(x)} {number(y)}h{number(width)}v{number(height)}h{number(-width)}z" for x, y, width, height in found
+    )
+    return f'<path class="{kind}"{more} d="{steps}"/>' if steps else ""
+
+
+def dots(points: Iterable[tuple[float, float]], kind: str, radius: float = 2.2) -> str:
+    """Small discs."""
+    return "".join(
+        f'<circle class="{kind}" cx="{number(x)}" cy="{number(y)}" r="{number(radius)}"/>' for x, y in points
+    )
