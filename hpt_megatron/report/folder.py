@@ -24,7 +24,7 @@ from hpt_megatron.observe.record import NAME
 METRICS, DECISIONS, VALIDATIONS = FILES
 ROLLOUTS = "rollouts"
 ROLLOUT_FILE = re.compile(r"(train|validate)_(\d{1,9})\.jsonl\Z")
-STEP, OF = "step", "of"
+STEP, OF, VAL = "step", "of", "val/"
 Numbers = Mapping[str, float]
 
 
@@ -96,7 +96,10 @@ def read(folder: Path, name: str = "") -> Recorded:
     if not steps:
         raise UserError("no step is written yet", where=where, mend="wait for the first one")
     visits, torn_visits = _visits(folder / DECISIONS)
-    validations, torn_validations = _by_step(folder / VALIDATIONS)
+    tested, torn_validations = _by_step(folder / VALIDATIONS)
+    validations = [
+        {name: each for name, each in told.items() if name == STEP or name.startswith(VAL)} for told in tested
+    ]
     return Recorded(
         name=name or folder.resolve().name,
         folder=folder,

@@ -4,7 +4,7 @@ Invariant: a figure is drawn from the same thinned numbers as the page, and its 
 so the same run gives the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ ARM_COLOURS = {
 SIZE, DPI = (3.4, 2.3), 300  # inches: a column of a paper
 
 
-def draw(runs: Sequence[Recorded], folder: Path) -> list[Path]:
+def draw(runs: Sequence[Recorded], folder: Path, curves: Mapping[str, tuple[str, str]] = CURVES) -> list[Path]:
     """Writes every figure that the runs have numbers for."""
     try:
         from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def draw(runs: Sequence[Recorded], folder: Path) -> list[Path]:
         raise UserError("figures need matplotlib", where="--png", mend="pip install matplotlib") from error
 
     written = []
-    for name, (metric, said) in CURVES.items():
+    for name, (metric, said) in curves.items():
         found = [(number, run, points) for number, run in enumerate(runs) if (points := points_of(run.steps, metric))]
         if found:
             figure = Figure(SIZE, layout="constrained")

@@ -13,7 +13,7 @@ from hpt_megatron.report.chart import Line, arm_class, columns_chart, curves, ma
 from hpt_megatron.report.decisions import columns_of, gate_map, shares, successes
 from hpt_megatron.report.differences import differences, everything
 from hpt_megatron.report.figures import Figures, folded, grid, legend
-from hpt_megatron.report.folder import Numbers, Recorded
+from hpt_megatron.report.folder import VAL, Numbers, Recorded
 from hpt_megatron.report.groups import Group, grouped, short_label
 from hpt_megatron.report.series import points_of, thin, window_of
 from hpt_megatron.web.page import table
@@ -67,7 +67,7 @@ def all_curves(runs: Sequence[Recorded], figures: Figures) -> list[str]:
 
 def charts(runs: Sequence[Recorded], group: Group, names: list[str], figures: Figures) -> list[str]:
     """One chart, or one for each name where several runs are compared."""
-    source = validations_of if names[0].startswith("val/") else steps_of
+    source = validations_of if names[0].startswith(VAL) else steps_of
     axis = whole(runs)
     if len(runs) > 1:
         found = []
@@ -208,5 +208,7 @@ def configuration(runs: Sequence[Recorded]) -> str:
 
 
 def _names(runs: Sequence[Recorded], source: Source) -> list[str]:
-    """Of all numbers, in the order of their first appearance."""
-    return list(dict.fromkeys(name for run in runs for numbers in source(run) for name in numbers))
+    """Of all numbers, in the order of their first appearance; a step has no validation's."""
+    tested = source is validations_of
+    found = dict.fromkeys(name for run in runs for numbers in source(run) for name in numbers)
+    return [name for name in found if name.startswith(VAL) == tested]
