@@ -20,10 +20,12 @@ from hpt_megatron.report.series import Point, running, short, ticks, window_of
 from hpt_megatron.web import svg
 
 WIDE, HIGH = 400.0, 200.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 8.0, 24.0
-MAP_WIDE, ROW = 800.0, 6.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 8.0, 24.0
+MAP_WIDE, ROW = 800.0, 5.0
 COLOURS = 8
 FEW = 40  # points that are drawn as dots as well
+OF_RUNS = (2, 3, 6, 5, 4, 7, 0, 1)
+"""Colours of runs, in their order: those of the arms come last, so that the two are not taken for one another."""
 KNOWN_ARMS = ("imitate", "explore", "blend", "off_policy", "skipped")
 
 
@@ -65,10 +67,10 @@ class Frame:
     def axes(self, unit: str = "") -> list[str]:
         """Lines at round values, and the steps below."""
         parts = []
-        for value in ticks(*self.values):
+        for value in ticks(*self.values, 4):
             parts.append(svg.line(LEFT, self.y(value), WIDE - RIGHT, self.y(value)))
             parts.append(svg.text(LEFT - 6, self.y(value) + 4, short(value) + unit, "end", "soft"))
-        return [*parts, *steps_below([(self.x(step), step) for step in ticks(*self.steps)], HIGH, WIDE)]
+        return [*parts, *steps_below([(self.x(step), step) for step in ticks(*self.steps, 7)], HIGH, WIDE)]
 
 
 def steps_below(places: Sequence[tuple[float, float]], height: float, width: float) -> list[str]:
@@ -188,6 +190,11 @@ def _stretches(letters: str) -> list[tuple[int, int]]:
         else:
             found.append((place, place + 1))
     return found
+
+
+def run_colour(run: int) -> int:
+    """The number of a run's colour."""
+    return OF_RUNS[run % len(OF_RUNS)]
 
 
 def arm_class(arm: str) -> str:

@@ -27,7 +27,7 @@ from zlib import crc32
 from hpt_megatron.report.folder import Visit
 
 ARMS = ("imitate", "blend", "off_policy", "explore", "skipped")
-MOST_COLUMNS, MOST_ROWS = 150, 64
+MOST_COLUMNS, MOST_ROWS = 150, 96
 MOST_CLASSES = 17  # of successes; beyond that, shares of the rollouts in steps of an eighth
 NOTHING = "."
 """In a map: never visited so far."""

@@ -4,7 +4,7 @@ const KINDS = {
   "": "all", learned: "learned: more successes at the end", lost: "lost: fewer successes at the end",
   never: "never solved", always: "always solved", same: "as at the start", unseen: "never sampled", flips: "decision changed",
 };
-const BATCH = 60;
+const BATCH = 28;
 const armClass = (number) => {
   const arm = DATA.arms[number];
   return ["imitate", "explore", "blend", "off_policy", "skipped"].includes(arm) ? "arm-" + arm : "arm-other";
@@ -35,7 +35,7 @@ function learningCurve(visits, wide, high) {
   visits.forEach((own, run) => {
     const sampled = own.filter((visit) => visit[2]);
     const d = sampled.map((visit, i) => (i ? "L" : "M") + x(visit[0]).toFixed(1) + " " + y(visit).toFixed(1)).join("");
-    const group = shape("g", { class: "k" + (run % 8) + " run" + run });
+    const group = shape("g", { class: "k" + DATA.colours[run] + " run" + run });
     if (sampled.length > 1) group.append(shape("path", { d, class: several ? "mean" : "spark" }));
     for (const visit of own) {
       const at = { cx: x(visit[0]).toFixed(1), cy: y(visit).toFixed(1), r: visit[2] ? 3 : 2 };
@@ -44,6 +44,11 @@ function learningCurve(visits, wide, high) {
     parts.push(group);
   });
   return shape("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": "successes over steps" }, ...parts);
+}
+
+function range(visits) {
+  const steps = visits.flat().map((visit) => visit[0]);
+  return `Steps ${Math.min(...steps)} to ${Math.max(...steps)}; from none of the rollouts, at the line, to all.`;
 }
 
 const rateOf = (visit) => (visit ? visit[1] + "/" + visit[2] : "-");
@@ -120,8 +125,8 @@ function showPrompt(uid) {
   document.getElementById("prompt").replaceChildren(el("div", { class: "detail" },
     el("h3", null, uid),
     el("div", { class: "beside" },
-      el("div", null, learningCurve(row[2], 360, 130),
-        el("div", { class: "wide" }, el("table", null, el("tr", null, ...heads.map((head) => el("th", null, head))), ...lines)), link),
+      el("div", null, learningCurve(row[2], 360, 130), el("p", { class: "note" }, range(row[2])),
+        el("div", { class: "wide visits" }, el("table", null, el("tr", null, ...heads.map((head) => el("th", null, head))), ...lines)), link),
       asked ? el("div", null, ...promptParts(asked), ...demonstration(asked, null)) : null)));
 }
 
@@ -145,7 +150,7 @@ function buildRollouts(place) {
   if (!DATA.rollouts.some((one) => one.purpose !== "train")) filters.purpose = null;
   const list = el("div", { class: "list" }), detail = el("div", { id: "rollout" }), count = el("span", { class: "note" });
   drawRollouts = () => {
-    const found = DATA.rollouts.filter(kept);
+    const found = DATA.rollouts.filter(kept).reverse(); // the newest first
     count.textContent = found.length + " of " + DATA.rollouts.length;
     list.replaceChildren(...found.map((one) => el("button", {
       type: "button", "aria-pressed": String(one === selection.rollout), click: (event) => showRollout(one, event.currentTarget),
@@ -154,7 +159,7 @@ function buildRollouts(place) {
       el("span", { class: "mark " + (one.ok ? "good" : one.ok === false ? "error" : "") }, brief(one.total)),
       el("span", { class: "note" }, (one.purpose === "train" ? "step " : "validation, step ") + one.step + ", sample " + one.sample))));
     if (!found.includes(selection.rollout)) {
-      if (found.length) showRollout(found[found.length - 1], list.lastChild);
+      if (found.length) showRollout(found[0], list.firstChild);
       else detail.replaceChildren(el("p", { class: "note" }, "No rollout is like that."));
     }
   };
@@ -229,7 +234,8 @@ function turnParts(turn, number, kind, many) {
     el("div", { class: "role" }, (many ? `turn ${number + 1}, ` : "") + `${turn.tokens} tokens`), turn.text)];
   if (turn.action || turn.outcome) {
     const pages = turn.pages.length ? ": " + turn.pages.join(", ") : "";
-    parts.push(el("p", { class: "seen" }, `${turn.action || "no action"} ${turn.body} \u2192 ${turn.outcome || "nothing"}${pages}`));
+    const outcome = turn.outcome ? ` \u2192 ${turn.outcome}${pages}` : "";
+    parts.push(el("p", { class: "seen" }, `${turn.action || "no action"} ${turn.body}${outcome}`));
   }
   return parts;
 }
@@ -241,7 +247,7 @@ function scores(one) {
   return [el("h3", null, "reward"), el("table", null, ...entries.map(([name, score]) => el("tr", null,
     el("td", null, name), el("td", { class: "n" }, brief(score)),
     el("td", null, el("span", { class: "bar", style: `width: ${(80 * Math.max(0, score || 0)) / most}px` })))),
-  el("tr", null, el("th", null, "in all"), el("th", { class: "n" }, brief(one.total)), el("th")))];
+  el("tr", null, el("td", null, el("b", null, "in all")), el("td", { class: "n" }, el("b", null, brief(one.total))), el("td")))];
 }
 
 function showRollout(one, button) {

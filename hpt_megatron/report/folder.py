@@ -21,7 +21,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.observe.journal import FILES
 from hpt_megatron.observe.record import NAME
 
-METRICS, DECISIONS, VALIDATIONS = FILES
+METRICS, DECISIONS, VALIDATIONS = FILES[:3]
 ROLLOUTS = "rollouts"
 ROLLOUT_FILE = re.compile(r"(train|validate)_(\d{1,9})\.jsonl\Z")
 STEP, OF, VAL = "step", "of", "val/"

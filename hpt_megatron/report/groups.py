@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 MOST_TOGETHER = 6
-OWN_CHARTS = ("timing_s/", "memory/", "step", "of", "uni/prompts_")  # drawn elsewhere in the page, or an axis
+USAGE = ("memory/", "util/")
+ELSEWHERE = ("timing_s/", *USAGE)  # drawn in other sections
+AXES = ("step", "of")
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ GROUPS = (
     Group("Reward", ("reward/mean",), "mean over the rollouts of a step"),
     Group("Success", ("batch/solved",), "share of the rollouts"),
     Group("SFT share", ("uni/sft_data_ratio",), "of the trained rows"),
-    Group("Validation: success", ("val/avg@*",), "mean over the responses, by data source"),
-    Group("Validation: any of k", ("val/pass@*",), "prompts that one response solves, by data source"),
-    Group("Validation: score", ("val/mean_score/*",), "mean reward, by data source"),
+    Group("Validation: success", ("val/avg@*",), "mean, by data source"),
+    Group("Validation: any of k", ("val/pass@*",), "by data source"),
+    Group("Validation: score", ("val/mean_score/*",), "mean, by data source"),
     Group("Reward by component", ("reward/component/*",), "means"),
     Group("Response length", ("agent/sampled_tokens_mean", "response_length/*"), "sampled tokens"),
     Group("Entropy", ("entropy/*", "*/entropy", "*/entropy_*", "*/entropy/*")),
@@ -42,18 +44,20 @@ GROUPS = (
     Group("Loss of each component", ("loss/*",), "sums over the step"),
     Group("Loss", ("actor/loss", "critic/vf_loss")),
     Group("Learning rate", ("*/lr",)),
-    Group("Prompts solved by all, by none", ("batch/solve_all", "batch/solve_none"), "of the prompts of a step"),
-    Group("Engine beside trainer", ("correction/abs_gap",), "mean distance of their log-probabilities"),
+    Group("Prompts solved by all, by none", ("batch/solve_all", "batch/solve_none")),
+    Group("Engine beside trainer", ("correction/abs_gap",), "mean gap of log-probs"),
     Group("Turns and tools", ("agent/turns_mean", "agent/searches_per_trajectory", "agent/crops_per_trajectory")),
     Group("Retrieval", ("agent/recall", "agent/ndcg")),
-    Group("Tokens per second", ("perf/tokens_per_s",), "trained tokens over the whole step"),
+    Group("Prompts whose decision changed", ("uni/prompts_flipped",), "since their visit before"),
+    Group("Decisions", ("uni/prompts_*",), "prompts of a step", main=False),
+    Group("Idle seconds", ("idle_s/*",), "of a step, by role"),
+    Group("Tokens per second", ("perf/tokens_per_s",), "trained, over the whole step"),
 )
 
 
 def grouped(names: Iterable[str]) -> list[tuple[Group, list[str]]]:
     """Every name once; a group of many names is cut into several."""
-    left = sorted(name for name in names if not name.startswith(OWN_CHARTS[:2] + OWN_CHARTS[4:]))
-    left = [name for name in left if name not in OWN_CHARTS]
+    left = sorted(name for name in names if not name.startswith(ELSEWHERE) and name not in AXES)
     found: list[tuple[Group, list[str]]] = []
     for group in GROUPS:
         own = [name for name in left if any(fnmatchcase(name, pattern) for pattern in group.patterns)]
@@ -63,15 +67,24 @@ def grouped(names: Iterable[str]) -> list[tuple[Group, list[str]]]:
 
 
 def short_label(name: str, names: list[str]) -> str:
-    """What tells a name from the others of its group: without the start that all share.
+    """What tells a name from the others of its group: without the start and the end that all share.
 
     >>> short_label("loss/rl", ["loss/rl", "loss/sft"]), short_label("kl/mean", ["kl/mean"])
     ('rl', 'kl/mean')
+    >>> short_label("memory/a/host", ["memory/a/host", "memory/b/host"])
+    'a'
     """
     if len(names) < 2:
         return name
     parts = [each.split("/") for each in names]
+    start, end = _shared(parts), _shared([each[::-1] for each in parts])
+    own = name.split("/")
+    return "/".join(own[start : len(own) - end] or own[start:])
+
+
+def _shared(parts: list[list[str]]) -> int:
+    """How many of the first parts all have."""
     same = 0
     while all(len(each) > same + 1 and each[same] == parts[0][same] for each in parts):
         same += 1
-    return "/".join(name.split("/")[same:])
+    return same

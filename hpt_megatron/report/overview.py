@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from hpt_megatron.report.about import about
+from hpt_megatron.report.about import about, algorithm_of, model_of
+from hpt_megatron.report.chart import run_colour
 from hpt_megatron.report.folder import Recorded
 from hpt_megatron.report.headline import Headline, Pair, headline
 from hpt_megatron.web.page import table
@@ -50,6 +51,7 @@ def head(summaries: Sequence[Summary], made: str) -> list[str]:
         only = summaries[0]
         return [
             f"<h1>{escape(only.run.name)}</h1>",
+            f"<p>{escape('; '.join(filter(None, (model_of(only.run), algorithm_of(only.run)))))}</p>",
             f'<p class="note">{escape(only.standing)} &middot; report of {escape(made)}</p>',
         ]
     return [
@@ -63,7 +65,7 @@ def chip(number: int, one: Summary) -> str:
     """The button of a run, in its colour."""
     return (
         f'<button type="button" class="chip" data-run="{number}" aria-pressed="true">'
-        f'<i class="key k{number % 8}"></i>{escape(one.run.name)}</button>'
+        f'<i class="key k{run_colour(number)}"></i>{escape(one.run.name)}</button>'
     )
 
 
@@ -74,7 +76,7 @@ def cards(one: Summary) -> str:
     windows = f"first and last {which} with rollouts"
     found = []
     if line.reward:
-        error = f", standard error {line.error:.3f}" if line.width > 1 else ""
+        error = f" &plusmn; {line.error:.3f}" if line.width > 1 else ""
         moved = "good" if line.gain and line.gain > 0 and line.beyond_noise else ""
         found.append(card("mean reward", ends(line.reward, 3), f"{signed(line.reward.gain, 3)}{error}", moved))
     if line.share:
@@ -88,17 +90,19 @@ def cards(one: Summary) -> str:
     of = f" of {run.total:,}" if run.total is not None else ""
     each = one.seconds / len(run.steps)
     found.append(card("steps", f"{run.last:,}{of}", f"{clock(one.seconds)}, {each:.3g} s a step"))
-    note = f'<p class="note">Means over the {windows}.' if line.width else '<p class="note">Too few steps to compare.'
+    note = f'<p class="note">Means over the {windows}' if line.width else '<p class="note">Too few steps to compare.'
+    if line.width:
+        note += "; &plusmn; is one standard error of the gain." if line.width > 1 else "."
     if line.without:
         note += f" The {counted(line.without, 'step')} before had none: imitation alone."
     return f'<div class="cards">{"".join(found)}</div>{note}</p>'
 
 
 def card(name: str, value: str, note: str, kind: str = "") -> str:
-    """One number."""
+    """One number; value and note are HTML of ours."""
     return (
         f'<div class="card"><div class="note">{escape(name)}</div><div class="value">{value}</div>'
-        f'<div class="note {kind}">{escape(note)}</div></div>'
+        f'<div class="note {kind}">{note}</div></div>'
     )
 
 
@@ -127,8 +131,9 @@ def headline_rows(summaries: Sequence[Summary]) -> list[list[str]]:
 
 def headline_table(summaries: Sequence[Summary]) -> str:
     """Several runs, a line each."""
-    note = "; ".join(f"{one.run.name}: windows of {one.line.width}, {one.standing}" for one in summaries)
-    return table(headline_rows(summaries), HEADS, range(1, len(HEADS))) + f'<p class="note">{escape(note)}.</p>'
+    notes = [f"{one.run.name}: {one.standing}; first and last are of {one.line.width} steps." for one in summaries]
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return table(headline_rows(summaries), HEADS, range(1, len(HEADS))) + said
 
 
 def what_it_is(summaries: Sequence[Summary]) -> str:

@@ -41,9 +41,14 @@ function opened() {
 }
 
 function go(name) {
-  if (location.hash === "#" + name) open(name);
-  else location.hash = name;
-  window.scrollTo(0, 0);
+  if (location.hash !== "#" + name) history.pushState(null, "", "#" + name);
+  open(name);
+  const bar = document.querySelector(".tabs");
+  bar.style.position = "static"; // where it stands when nothing is scrolled
+  const top = bar.getBoundingClientRect().top + scrollY;
+  bar.style.position = "";
+  if (scrollY > top) scrollTo(0, top);
+  bar.querySelector("[aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 /* Several runs: a click on one takes its curves away. */
@@ -107,7 +112,7 @@ function hoverChart(plot) {
 function hoverMap(picture, map, run) {
   const at = (event) => {
     const box = picture.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top) * (800 / box.width) / 6);
+    const row = Math.floor((event.clientY - box.top) * (800 / box.width) / map.row);
     const column = Math.floor(((event.clientX - box.left) / box.width) * map.columns.length);
     return map.rows[row] && map.columns[column] ? [map.rows[row], column] : null;
   };
@@ -142,7 +147,14 @@ function begin() {
     const run = Number((picture.closest("[class^=run]") || { className: "run0" }).className.slice(3));
     hoverMap(picture, DATA.maps[run], run);
   });
+  document.querySelector(".tabs").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link) return;
+    event.preventDefault(); // the browser would scroll to the section
+    go(link.getAttribute("href").slice(1));
+  });
   addEventListener("hashchange", opened);
+  addEventListener("popstate", opened);
   buildPrompts(document.getElementById("prompts"));
   buildRollouts(document.getElementById("rollouts"));
   opened();

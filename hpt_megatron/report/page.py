@@ -18,13 +18,18 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from hpt_megatron.report import overview, sections
+from hpt_megatron.report import overview
+from hpt_megatron.report.chart import run_colour
+from hpt_megatron.report.configuration_section import configuration
+from hpt_megatron.report.curve_section import all_curves, hero
+from hpt_megatron.report.decision_section import decided
 from hpt_megatron.report.decisions import arms_of, histories, kind_of
 from hpt_megatron.report.figures import Figures
 from hpt_megatron.report.folder import Recorded
 from hpt_megatron.report.overview import Summary
 from hpt_megatron.report.prompts import IMAGES_MOST, prompts_of
 from hpt_megatron.report.rollouts import KEPT_MOST, keep
+from hpt_megatron.report.usage_section import times, usage
 from hpt_megatron.web.page import page as framed
 
 HERE = Path(__file__).parent
@@ -41,12 +46,12 @@ def page(runs: Sequence[Recorded], now_s: float) -> str:
     made = clock_of.strftime("%Y-%m-%d %H:%M", clock_of.localtime(now_s))
     bodies = {
         "Overview": _overview(summaries, figures),
-        "Curves": sections.all_curves(runs, figures),
+        "Curves": all_curves(runs, figures),
         "Decisions": _decisions(runs, figures, maps),
         "Prompts": ['<div id="prompts"></div>'],
         "Rollouts": ['<div id="rollouts"></div>'],
         "Time": _times(runs, figures),
-        "Configuration": [sections.configuration(runs)],
+        "Configuration": [configuration(runs)],
     }
     data, notes = _data(runs)
     data |= {"charts": figures.numbers, "maps": maps}
@@ -68,13 +73,13 @@ def _overview(summaries: Sequence[Summary], figures: Figures) -> list[str]:
     first = overview.cards(summaries[0]) if len(runs) == 1 else overview.headline_table(summaries)
     torn = sum(run.torn for run in runs)
     said = f'<p class="note">{torn} lines that are torn or no lines of ours were left out.</p>' if torn else ""
-    return [first, said, sections.hero(runs, figures), "<h3>What it is</h3>", overview.what_it_is(summaries)]
+    return [first, said, hero(runs, figures), "<h3>What it is</h3>", overview.what_it_is(summaries)]
 
 
 def _decisions(runs: Sequence[Recorded], figures: Figures, maps: list[Mapping[str, Any]]) -> list[str]:
     parts = []
     for number, run in enumerate(runs):
-        drawn, told = sections.decided(run, figures)
+        drawn, told = decided(run, figures)
         maps.append(told)
         parts.append(f'<div class="run{number}">{_named(runs, run)}{drawn}</div>')
     return parts
@@ -82,10 +87,9 @@ def _decisions(runs: Sequence[Recorded], figures: Figures, maps: list[Mapping[st
 
 def _times(runs: Sequence[Recorded], figures: Figures) -> list[str]:
     parts = [
-        f'<div class="run{number}">{_named(runs, run)}{sections.time(run, figures)}</div>'
-        for number, run in enumerate(runs)
+        f'<div class="run{number}">{_named(runs, run)}{times(run, figures)}</div>' for number, run in enumerate(runs)
     ]
-    return [*parts, "<h3>Memory</h3>", sections.memory(runs, figures)]
+    return [*parts, "<h3>Memory and use</h3>", usage(runs, figures)]
 
 
 def _named(runs: Sequence[Recorded], run: Recorded) -> str:
@@ -120,6 +124,7 @@ def _data(runs: Sequence[Recorded]) -> tuple[dict[str, Any], dict[str, list[str]
         notes["Rollouts"] += [f"{named}{what}." for what in found.notes]
     data = {
         "runs": [run.name for run in runs],
+        "colours": [run_colour(number) for number in range(len(runs))],
         "arms": arms,
         "prompts": prompts,
         "rollouts": rollouts,

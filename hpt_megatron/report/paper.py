@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt_megatron.errors import UserError
+from hpt_megatron.report.chart import run_colour
 from hpt_megatron.report.decisions import arms_of, columns_of, shares
 from hpt_megatron.report.folder import Recorded
 from hpt_megatron.report.series import points_of, running, thin, window_of
@@ -25,7 +26,7 @@ CURVES = {
     "grad_norm": ("actor/grad_norm", "gradient norm"),
     "loss": ("actor/loss", "loss"),
 }
-COLOURS = ("#2f6fb3", "#d0722b", "#3a8f63", "#8a5fb0", "#ad8419", "#2a97a3", "#b8487a", "#6b7480")
+COLOURS = ("#2f6fb3", "#d0722b", "#3a8f63", "#8a5fb0", "#ad8419", "#2a97a3", "#b8487a", "#6b7480")  # of the page
 ARM_COLOURS = {
     "imitate": "#d0722b",
     "explore": "#2f6fb3",
@@ -34,6 +35,7 @@ ARM_COLOURS = {
     "skipped": "#b4bcc5",
 }
 SIZE, DPI = (3.4, 2.3), 300  # inches: a column of a paper
+ROOM = (0.17, 0.17, 0.8, 0.72)  # of a figure, for its axes
 
 
 def draw(runs: Sequence[Recorded], folder: Path, curves: Mapping[str, tuple[str, str]] = CURVES) -> list[Path]:
@@ -44,20 +46,22 @@ def draw(runs: Sequence[Recorded], folder: Path, curves: Mapping[str, tuple[str,
         raise UserError("figures need matplotlib", where="--png", mend="pip install matplotlib") from error
 
     written = []
+    several = len(runs) > 1
     for name, (metric, said) in curves.items():
         found = [(number, run, points) for number, run in enumerate(runs) if (points := points_of(run.steps, metric))]
         if found:
-            figure = Figure(SIZE, layout="constrained")
-            axes = figure.add_subplot()
+            figure = Figure(SIZE)
+            axes = figure.add_axes(ROOM)
             for number, run, points in found:
-                curve(axes, run.name if len(runs) > 1 else "", points, COLOURS[number % len(COLOURS)])
-            finish(axes, said, len(runs) > 1)
+                colour = COLOURS[run_colour(number) if several else 0]
+                curve(axes, run.name if several else "", points, colour)
+            finish(axes, said, several)
             written.append(save(figure, folder / f"{name}.png"))
     for number, run in enumerate(runs):
         if run.visits:
-            figure = Figure(SIZE, layout="constrained")
-            decisions(figure.add_subplot(), run)
-            end = f"_{number + 1}" if len(runs) > 1 else ""
+            figure = Figure(SIZE)
+            decisions(figure.add_axes(ROOM), run)
+            end = f"_{number + 1}" if several else ""
             written.append(save(figure, folder / f"decisions{end}.png"))
     return written
 

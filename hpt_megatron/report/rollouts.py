@@ -26,7 +26,7 @@ from hpt_megatron.report.folder import Recorded, Visit, finite
 
 READ_MOST = 192 * 2**20
 KEPT_MOST = 240
-STEPS, FOLLOWED, VISITS, ENDS = 12, 10, 6, 3
+STEPS, FOLLOWED, VISITS, ENDS = 16, 14, 6, 3
 LONGEST = 3000  # characters of a turn
 MOST_TURNS, MOST_SPANS, MOST_PAGES = 24, 64, 8
 

@@ -159,5 +159,6 @@ class Page:
 
     @property
     def requests(self):
-        """What was fetched."""
-        return [each["request"]["url"] for each in self._events("Network.requestWillBeSent")]
+        """What was fetched; an image that is in the page is not."""
+        urls = [each["request"]["url"] for each in self._events("Network.requestWillBeSent")]
+        return [url for url in urls if not url.startswith("data:")]

@@ -105,7 +105,9 @@ def write_run(folder: Path, *overrides, steps=30, total=None, seed=0, speed=1.0,
         log.updates([StepReport(losses, {"actor/ppo_kl": 0.001 * number}, 1.0 + chance.random(), 1e-3)])
         for name, seconds in (("generate", 1.6), ("update", 1.1), ("publish", 0.2), ("balance", 0.05)):
             log.stages[name] = seconds * (0.9 + 0.2 * chance.random())
-        log.add({"memory/host/driver": 4e8 + 1e6 * number, "memory/host/engine": 1.1e9})
+        for stage, size in (("generate", 1.9e9), ("update", 2.6e9)):
+            log.add({f"memory/{stage}/host": size + 4e6 * number, f"util/{stage}/host": 0.9 - 0.1 * chance.random()})
+        log.tokens(16 * len(outcomes) * max(1, kept // len(outcomes)))
         log.end()
         log._seconds = sum(log.stages.values()) + 0.3  # a made-up clock, as nothing was computed
         journal.step(log)

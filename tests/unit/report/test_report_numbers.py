@@ -77,8 +77,8 @@ def test_curves_are_to_scale_and_keep_the_numbers_for_the_pointer():
         float(part.split()[0].strip("M ")) for part in found.svg.split('class="mean" d="M')[1].split('"')[0].split("L")
     ]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.02)
-    assert list(left) == pytest.approx([46, 46 + 344 / 4, 46 + 344 / 2])
-    assert found.numbers == [46, 344, 1, 5, [["a", 3, 0, [1, 2, 3], [0, 5, 10]]]]
+    assert list(left) == pytest.approx([54, 54 + 336 / 4, 54 + 336 / 2])
+    assert found.numbers == [54, 336, 1, 5, [["a", 3, 0, [1, 2, 3], [0, 5, 10]]]]
 
 
 def test_columns_count_every_visit_once_and_what_was_not_sampled_has_no_successes():
@@ -100,7 +100,7 @@ def test_columns_count_every_visit_once_and_what_was_not_sampled_has_no_successe
         "up to 100 %": [2],
     }
     boxes = columns_chart("x", columns, {"a": [1, 3], "b": [3, 1]}, ["k0", "k1"]).svg
-    assert boxes.count("h172v") == 4, "two columns share the width of 344"
+    assert boxes.count("h168v") == 4, "two columns share the width of 336"
     assert "v42h" in boxes
     assert "v126h" in boxes, "a quarter and three quarters of 168"
 
@@ -112,8 +112,8 @@ def test_the_map_shows_visits_and_what_holds_since_and_orders_by_who_stops_imita
     assert found.arms == ["imitate", "explore"]
     assert found.rows == [("soon", ".Bbbb"), ("late", "AaaBb"), ("never", "..Aaa")]
     drawn = map_of("m", found, columns_of([1, 2, 3, 4, 5]))
-    assert 'class="arm-explore held" d="M320 0h480v5' in drawn
-    assert 'class="arm-imitate" d="M0 6h160v5' in drawn
+    assert 'class="arm-explore held" d="M320 0h480v4' in drawn
+    assert 'class="arm-imitate" d="M0 5h160v4' in drawn
 
 
 def test_a_map_of_many_prompts_is_the_same_sample_every_time_and_says_how_many_are_not_there():
@@ -145,7 +145,13 @@ def test_every_number_of_a_step_is_in_exactly_one_chart():
         "kl/mean",
         "critic/kl",
     ]
-    names += [f"reward/component/c{number}" for number in range(9)] + ["timing_s/step", "memory/a", "step", "of"]
+    names += [f"reward/component/c{number}" for number in range(9)] + [
+        "timing_s/step",
+        "memory/a",
+        "step",
+        "of",
+        "uni/prompts_x",
+    ]
     drawn = [name for _, own in grouped(names) for name in own]
     assert sorted(drawn) == sorted(set(names) - {"timing_s/step", "memory/a", "step", "of"})
     assert all(len(own) <= 6 for _, own in grouped(names))
