@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         written += draw(runs, out.with_name(f"{out.stem}-figures"))
     show(summaries)
     for path in written:
-        print(f"wrote {path}")
+        print(f"wrote {one_line(str(path))}")
     return 0
 
 
@@ -62,7 +62,7 @@ def write(path: Path, text: str) -> Path:
     beside = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="replace")  # half a surrogate pair, in a text of a run
         beside.replace(path)
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(path), mend="another --out") from error

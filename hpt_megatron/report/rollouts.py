@@ -11,11 +11,13 @@ Invariants
     1. At most `READ_MOST` bytes of files are read and `KEPT_MOST` rollouts are kept; what is left out is counted.
     2. The choice is the same every time, and only looks at numbers; texts are read of what was chosen.
     3. A long text loses its middle, and says how much of it.
+    4. A rollout that was sampled again, after a run went on, is the later one; a file that goes away meanwhile is none.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ class Kept:
 def keep(run: Recorded, most: int = KEPT_MOST) -> Kept:
     """See the module."""
     paths = _files(run)
-    entries = [entry for key in paths for entry in _entries(run.files[key], key[0], key[1])]
+    found = (entry for key in paths for entry in _entries(run.files[key], key[0], key[1]))
+    entries = list({(one.purpose, one.step, one.uid, one.sample): one for one in found}.values())
     chosen = chosen_of(entries, run.visits, most)
     rule, decided = rule_of(run), {(visit.step, visit.uid): visit for visit in run.visits}
     shown = []
@@ -137,7 +140,7 @@ def spread(every: Sequence[int], most: int) -> list[int]:
 def _files(run: Recorded) -> list[tuple[str, int]]:
     """The files that are looked at: those of all steps, or as many as may be read."""
     keys = sorted(run.files, key=lambda key: (key[0], key[1]))
-    sizes = {key: run.files[key].stat().st_size for key in keys}
+    sizes = {key: run.files[key].stat().st_size if run.files[key].is_file() else 0 for key in keys}
     if sum(sizes.values()) <= READ_MOST:
         return keys
     newest = [key for key in keys if key[0] != "train"][-1:]
@@ -151,7 +154,7 @@ def _files(run: Recorded) -> list[tuple[str, int]]:
 
 def _entries(path: Path, purpose: str, step: int) -> Iterator[Entry]:
     offset = 0
-    with path.open("rb") as file:
+    with suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
             start, offset = offset, offset + len(line)
             if offset > READ_MOST:
@@ -165,10 +168,11 @@ def _entries(path: Path, purpose: str, step: int) -> Iterator[Entry]:
 
 
 def _at(entry: Entry) -> dict[str, Any] | None:
-    with entry.path.open("rb") as file:
+    with suppress(FileNotFoundError, ValueError), entry.path.open("rb") as file:
         file.seek(entry.offset)
         told = json.loads(file.readline())
-    return told if isinstance(told, dict) else None
+        return told if isinstance(told, dict) else None
+    return None
 
 
 def rule_of(run: Recorded) -> list[Condition]:

@@ -106,14 +106,17 @@ def test_a_run_in_progress_is_read_as_far_as_it_is_whole(copied, capsys):
 def test_no_text_of_a_model_or_of_a_name_leaves_its_place(copied, tmp_path, capsys):
     path = copied / "rollouts" / "train_24.jsonl"
     append(path, [trajectory("<b>uid", 99, HOSTILE, 24)], {("<b>uid", 99): {HOSTILE: 9.0, "total": 9.0}}, 24)
+    with (copied / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 24, "of": 60, "<b>\ud800": 1.0, "reward/mean": 0.5}) + "\n")
     odd = copied.rename(tmp_path / "a<b>&\x1b[2J")
     assert main(["report", str(odd), "--md"]) == 0
-    assert "\x1b" not in capsys.readouterr().out.partition("wrote")[0]
+    assert "\x1b" not in capsys.readouterr().out
     text = (odd / "report.html").read_text(encoding="utf-8")
     assert "<img" not in text
     assert "taken" in text
     assert text.count("</script>") == 2
-    assert "<b>&" not in text
+    assert "a<b>" not in text
+    assert "<b><b>" not in text
     told = [one for one in data_of(odd / "report.html")["rollouts"] if one["sample"] == 99]
     assert told[0]["turns"][0]["text"] == HOSTILE
     assert "<b>" not in (odd / "report.md").read_text(encoding="utf-8")
