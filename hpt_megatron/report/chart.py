@@ -24,6 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 8.0, 24.0
 MAP_WIDE, ROW = 800.0, 5.0
 COLOURS = 8
 FEW = 40  # points that are drawn as dots as well
+FEW_COLUMNS = 10
 OF_RUNS = (2, 3, 6, 5, 4, 7, 0, 1)
 """Colours of runs, in their order: those of the arms come last, so that the two are not taken for one another."""
 KNOWN_ARMS = ("imitate", "explore", "blend", "off_policy", "skipped")
@@ -132,10 +133,10 @@ def columns_chart(
 ) -> Chart:
     """Stacked columns, the first part at the bottom; as shares of each column's sum, or as they are.
 
-    A look is a class, or the value of a `style`.
+    A look is a class, or the value of a `style`. A column far beyond all others is cut at the edge (`edge_of`).
     """
     sums = [sum(values) for values in zip(*parts.values(), strict=True)]
-    most = 1.0 if share else max(sums, default=0.0) or 1.0
+    most = 1.0 if share else edge_of(sums)
     frame = Frame((columns[0][0] - 0.5, columns[-1][1] + 0.5), (0.0, most if share else most * 1.05))
     drawn = frame.axes()
     heights = [0.0] * len(columns)
@@ -143,7 +144,8 @@ def columns_chart(
         found = []
         for place, value in enumerate(values):
             scaled = (value / sums[place] if sums[place] else 0.0) if share else value
-            if scaled:
+            scaled = min(scaled, frame.values[1] - heights[place])
+            if scaled > 0:
                 left, right = frame.x(columns[place][0] - 0.5), frame.x(columns[place][1] + 0.5)
                 top = frame.y(heights[place] + scaled)
                 found.append((left, top, right - left, frame.y(heights[place]) - top))
@@ -153,6 +155,17 @@ def columns_chart(
     lines = [[label, -1, 0, steps_of, [brief(value) for value in values]] for label, values in parts.items()]
     ends = [brief(end) for end in frame.steps]
     return Chart(svg.drawing(WIDE, HIGH, name, drawn), [LEFT, WIDE - LEFT - RIGHT, *ends, lines])
+
+
+def edge_of(sums: Sequence[float]) -> float:
+    """How high the columns are drawn: up to the highest, or up to most of them where few stand far beyond.
+
+    >>> edge_of([1.0, 3.0, 2.0]), edge_of([1.0] * 19 + [50.0])
+    (3.0, 1.5)
+    """
+    high = max(sums, default=0.0) or 1.0
+    usual = 1.5 * sorted(sums)[int(0.9 * (len(sums) - 1))] if sums else high
+    return usual if len(sums) >= FEW_COLUMNS and high > 2 * usual > 0 else high
 
 
 def map_of(name: str, found: GateMap, columns: Columns) -> str:

@@ -14,7 +14,7 @@ from hpt_megatron.report.groups import Group, grouped, short_label
 from hpt_megatron.report.series import points_of, thin, window_of
 
 HERO = ("reward/mean", "uni/sft_data_ratio", "batch/solved")
-OTHERS_MOST = 60
+OTHERS_MOST = 120
 MEMORY = "memory/"
 Source = Callable[[Recorded], Sequence[Numbers]]
 
@@ -46,7 +46,7 @@ def all_curves(runs: Sequence[Recorded], figures: Figures) -> list[str]:
     others: list[tuple[Group, list[str]]] = []
     names = [*names_of(runs, steps_of), *names_of(runs, validations_of)]
     for group, own in grouped(dict.fromkeys(names)):
-        (main if group.main else others).append((group, own))
+        (main if group.main and moves(runs, own) else others).append((group, own))
     drawn = [each for group, own in main for each in charts(runs, group, own, figures)]
     rest = [each for group, own in others[:OTHERS_MOST] for each in charts(runs, group, own, figures)]
     window = window_of(max(len(thin(points_of(run.steps, "step"))) for run in runs))
@@ -57,6 +57,15 @@ def all_curves(runs: Sequence[Recorded], figures: Figures) -> list[str]:
         left_out = f" ({more} more are in metrics.jsonl alone)" if more > 0 else ""
         folds.append(folded(f"{len(rest)} more numbers{left_out}", grid(rest)))
     return [f'<p class="note">{said}</p>' if said else "", grid(drawn), *folds]
+
+
+def moves(runs: Sequence[Recorded], names: Sequence[str]) -> bool:
+    """Whether some number of a group ever changes: what stays as it is waits behind a click."""
+    for run in runs:
+        for source in (run.steps, run.validations):
+            if any(len({numbers[name] for numbers in source if name in numbers}) > 1 for name in names):
+                return True
+    return False
 
 
 def charts(runs: Sequence[Recorded], group: Group, names: list[str], figures: Figures) -> list[str]:

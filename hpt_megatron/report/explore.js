@@ -27,8 +27,7 @@ function searchBox(label, changed) {
 /* A prompt's successes over its visits, one line for each run; a disc is coloured by the decision. */
 
 function learningCurve(visits, wide, high) {
-  const steps = visits.flat().map((visit) => visit[0]);
-  const first = Math.min(...steps), last = Math.max(...steps);
+  const [first, last] = DATA.steps;
   const x = (step) => 6 + (wide - 12) * (last > first ? (step - first) / (last - first) : 0.5);
   const y = (visit) => high - 6 - (high - 12) * (visit[2] ? visit[1] / visit[2] : 0);
   const parts = [shape("line", { x1: 0, x2: wide, y1: high - 6, y2: high - 6, class: "rule" })];
@@ -46,11 +45,6 @@ function learningCurve(visits, wide, high) {
   return shape("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": "successes over steps" }, ...parts);
 }
 
-function range(visits) {
-  const steps = visits.flat().map((visit) => visit[0]);
-  return `Steps ${Math.min(...steps)} to ${Math.max(...steps)}; from none of the rollouts, at the line, to all.`;
-}
-
 const rateOf = (visit) => (visit ? visit[1] + "/" + visit[2] : "-");
 
 function shortHistory(visits) {
@@ -60,13 +54,17 @@ function shortHistory(visits) {
 }
 
 const changes = (visits) => visits.filter((visit, i) => i && visit[3] !== visits[i - 1][3]).length;
+const lastOf = (row) => Math.max(...row[2].map((visits) => {
+  const sampled = visits.filter((visit) => visit[2]);
+  return sampled.length ? sampled[sampled.length - 1][1] / sampled[sampled.length - 1][2] : -1;
+}));
 const gainOf = (row) => Math.max(...row[2].map((visits) => {
   const sampled = visits.filter((visit) => visit[2]);
   return sampled.length ? sampled[sampled.length - 1][1] / sampled[sampled.length - 1][2] - sampled[0][1] / sampled[0][2] : -2;
 }));
 const ORDERS = {
   name: ["by name", null],
-  gain: ["largest gain first", (a, b) => gainOf(b) - gainOf(a)],
+  gain: ["largest gain first", (a, b) => gainOf(b) - gainOf(a) || lastOf(b) - lastOf(a)],
   loss: ["largest loss first", (a, b) => gainOf(a) - gainOf(b)],
   flips: ["most changes first", (a, b) => Math.max(...b[2].map(changes)) - Math.max(...a[2].map(changes))],
 };
@@ -125,7 +123,7 @@ function showPrompt(uid) {
   document.getElementById("prompt").replaceChildren(el("div", { class: "detail" },
     el("h3", null, uid),
     el("div", { class: "beside" },
-      el("div", null, learningCurve(row[2], 360, 130), el("p", { class: "note" }, range(row[2])),
+      el("div", null, learningCurve(row[2], 360, 130), el("p", { class: "note" }, `Steps ${DATA.steps[0]} to ${DATA.steps[1]}; from none of the rollouts, at the line, to all.`),
         el("div", { class: "wide visits" }, el("table", null, el("tr", null, ...heads.map((head) => el("th", null, head))), ...lines)), link),
       asked ? el("div", null, ...promptParts(asked), ...demonstration(asked, null)) : null)));
 }
@@ -261,7 +259,7 @@ function showRollout(one, button) {
   ].filter(Boolean);
   document.getElementById("rollout").replaceChildren(el("div", { class: "detail" }, ...[
     el("h3", null, `${several ? DATA.runs[one.run] + ", " : ""}step ${one.step}, ${one.uid}, sample ${one.sample}`),
-    el("p", { class: "note" }, facts.join("; ") + ". " + route + "."),
+    el("p", { class: "note" }, [...facts, route].join("; ") + "."),
     ...ribbon(one, kind),
     ...(asked ? [el("h3", null, "prompt"), ...promptParts(asked)] : []),
     el("h3", null, "response"),

@@ -21,7 +21,7 @@ from zlib import crc32
 from hpt_megatron.report import overview
 from hpt_megatron.report.chart import run_colour
 from hpt_megatron.report.configuration_section import configuration
-from hpt_megatron.report.curve_section import all_curves, hero
+from hpt_megatron.report.curve_section import all_curves, hero, whole
 from hpt_megatron.report.decision_section import decided
 from hpt_megatron.report.decisions import arms_of, histories, kind_of
 from hpt_megatron.report.figures import Figures
@@ -124,6 +124,7 @@ def _data(runs: Sequence[Recorded]) -> tuple[dict[str, Any], dict[str, list[str]
         notes["Rollouts"] += [f"{named}{what}." for what in found.notes]
     data = {
         "runs": [run.name for run in runs],
+        "steps": [int(end) for end in whole(runs)],
         "colours": [run_colour(number) for number in range(len(runs))],
         "arms": arms,
         "prompts": prompts,

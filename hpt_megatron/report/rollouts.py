@@ -6,6 +6,7 @@ A run may have millions. Kept are: all, where they are few; else
                prompts (the best, the worst, and the one whose rollouts differ most)
     followed   of some prompts whose success changed most: the best and the worst rollout at every visit
     validation the three best and the three worst of the newest validation
+    others     as long as there is room: the best and the worst rollout of further prompts of those steps
 
 Invariants
     1. At most `READ_MOST` bytes of files are read and `KEPT_MOST` rollouts are kept; what is left out is counted.
@@ -80,7 +81,7 @@ def chosen_of(entries: Sequence[Entry], visits: Sequence[Visit], most: int = KEP
     found |= dict.fromkeys(_of_prompts(train, visits))
     tested = [entry for entry in entries if entry.purpose != "train"]
     newest = sorted((e for e in tested if e.step == max(t.step for t in tested)), key=lambda e: (-e.total, *_order(e)))
-    found = dict.fromkeys([*newest[:ENDS], *newest[-ENDS:]]) | found
+    found = dict.fromkeys([*newest[:ENDS], *newest[-ENDS:]]) | found | dict.fromkeys(_others(train))
     return sorted(list(found)[:most], key=_order)
 
 
@@ -93,6 +94,17 @@ def _of_steps(entries: Sequence[Entry]) -> Iterator[Entry]:
         differ = max(groups, key=lambda own: _best(own).total - _worst(own).total)
         for own in (groups[0], groups[-1], differ):
             yield from (_best(own), _worst(own))
+
+
+def _others(entries: Sequence[Entry]) -> Iterator[Entry]:
+    by_step: defaultdict[int, defaultdict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        by_step[entry.step][entry.uid].append(entry)
+    steps = list(reversed(spread(sorted(by_step), STEPS)))
+    for rank in range(max((len(by_step[step]) for step in steps), default=0)):
+        for step in steps:
+            for uid in sorted(by_step[step])[rank : rank + 1]:
+                yield from (_best(by_step[step][uid]), _worst(by_step[step][uid]))
 
 
 def _of_prompts(entries: Sequence[Entry], visits: Sequence[Visit]) -> Iterator[Entry]:
@@ -122,8 +134,8 @@ def _mean(own: Sequence[Entry]) -> float:
     return sum(entry.total for entry in own) / len(own)
 
 
-def _order(entry: Entry) -> tuple[bool, int, str, int]:
-    return entry.purpose != "train", entry.step, entry.uid, entry.sample
+def _order(entry: Entry) -> tuple[int, bool, str, int]:
+    return entry.step, entry.purpose == "train", entry.uid, entry.sample
 
 
 def spread(every: Sequence[int], most: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hpt_megatron.report.chart import columns_chart
+from hpt_megatron.report.chart import COLOURS, columns_chart
 from hpt_megatron.report.curve_section import charts, names_of, steps_of
 from hpt_megatron.report.decisions import columns_of
 from hpt_megatron.report.figures import Figures, grid, legend
@@ -26,17 +26,25 @@ def times(run: Recorded, figures: Figures) -> str:
         own = [numbers for numbers in run.steps if first <= numbers["step"] <= last]
         for name in stages:
             parts[name].append(sum(seconds_of(numbers, name, stages) for numbers in own) / len(own))
-    looks = [f"k{number % 8}" for number in range(len(stages))]
-    drawn = columns_chart("seconds of a step", columns, parts, [f"{look} column" for look in looks], share=False)
-    keys = legend([(look, "", name) for look, name in zip(looks, stages, strict=True)])
+    looks = [look_of(number) for number in range(len(stages))]
+    drawn = columns_chart("seconds of a step", columns, parts, looks, share=False)
+    keys = legend([("", look.replace("fill", "background"), name) for look, name in zip(looks, stages, strict=True)])
     sums = {name: sum(seconds_of(numbers, name, stages) for numbers in run.steps) for name in stages}
     total = sum(sums.values()) or 1.0
     rows = [
         [name, f"{own / len(run.steps):.3f}", f"{100 * own / total:.1f} %"]
         for name, own in sorted(sums.items(), key=lambda pair: -pair[1])
     ]
-    shown = figures.add(drawn, "Seconds of a step", "by stage", keys)
+    longest = max(run.steps, key=lambda numbers: numbers.get(WHOLE, 0.0))
+    said = f"by stage; the longest is step {longest['step']:.0f} with {longest.get(WHOLE, 0.0):.1f} s"
+    shown = figures.add(drawn, "Seconds of a step", said, keys)
     return f'<div class="beside">{shown}{table(rows, ["stage", "s a step", "share"], [1, 2])}</div>'
+
+
+def look_of(number: int) -> str:
+    """The colour of a stage; the ninth has the first one's, paler."""
+    colour = f"var(--c{number % COLOURS})"
+    return f"fill:{colour}" if number < COLOURS else f"fill:color-mix(in oklab, {colour} 45%, var(--paper))"
 
 
 def stages_of(run: Recorded) -> list[str]:
