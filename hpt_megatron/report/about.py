@@ -79,11 +79,9 @@ def reward_of(run: Recorded) -> str:
     named = run.value("reward.file") or run.value("reward.preset")
     number = run.value("reward.reward_impl_version")
     text = str(named) if named else f"number {number}" if number is not None else ""
-    rule = [
-        f"{one.get('component')} {one.get('op')} {one.get('value')}"
-        for one in run.value("algorithm.success") or ()
-        if isinstance(one, Mapping)
-    ]
+    found = run.value("algorithm.success")
+    conditions = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    rule = [f"{one.get('component')} {one.get('op')} {one.get('value')}" for one in conditions]
     return f"{text}; a success is {' and '.join(rule)}" if text and rule else text
 
 

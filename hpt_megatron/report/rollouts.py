@@ -67,8 +67,9 @@ def keep(run: Recorded, most: int = KEPT_MOST) -> Kept:
     shown = []
     for entry in chosen:
         told = _at(entry)
-        if told is not None:
-            shown.append(_shown(told, entry, rule, decided.get((entry.step, entry.uid))))
+        with suppress(TypeError, ValueError, AttributeError, OverflowError):  # a line that others wrote
+            if told is not None:
+                shown.append(_shown(told, entry, rule, decided.get((entry.step, entry.uid))))
     return Kept(shown, len(entries), len(paths), len(run.files))
 
 
@@ -190,7 +191,7 @@ def _at(entry: Entry) -> dict[str, Any] | None:
 def rule_of(run: Recorded) -> list[Condition]:
     """What the run calls a success."""
     found = []
-    for told in run.value("algorithm.success") or ():
+    for told in _listed(run.value("algorithm.success")):
         if isinstance(told, Mapping) and told.get("op") in OPERATORS and finite(told.get("value")) is not None:
             found.append(Condition(str(told.get("component")), str(told["op"]), float(told["value"])))
     return found
@@ -222,7 +223,6 @@ def _shown(told: Mapping[str, Any], entry: Entry, rule: Sequence[Condition], vis
         "turns": turns,
         "images": [_image(image) for image in _listed(told.get("images"))[: 4 * MOST_PAGES]],
         "spans": [[str(kind), int(count)] for kind, count in _listed(told.get("spans"))[:MOST_SPANS]],
-        "tokens": told.get("tokens") or {},
         "versions": [str(version) for version in _listed(told.get("versions"))],
         "route": None if visit is None else _route(visit),
     }
@@ -240,13 +240,13 @@ def _turn(turn: Any) -> dict[str, Any]:
         "body": cut(str(told.get("body") or "")),
         "outcome": str(told.get("outcome") or ""),
         "pages": [str(page) for page in _listed(told.get("pages"))[:MOST_PAGES]],
-        "tokens": told.get("num_tokens") or 0,
+        "tokens": finite(told.get("num_tokens")) or 0,
     }
 
 
 def _image(image: Any) -> list[Any]:
     told = image if isinstance(image, Mapping) else {}
-    return [str(told.get("page") or ""), _listed(told.get("region")), _listed(told.get("page_size"))]
+    return [str(told.get("page") or ""), [finite(edge) for edge in _listed(told.get("region"))]]
 
 
 def _listed(value: Any) -> list[Any]:

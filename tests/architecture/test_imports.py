@@ -37,12 +37,13 @@ QUARANTINE = {
     "apex": ["hpt_megatron/mcore/capability.py"],
     "hydra": ["hpt_megatron/config/compose.py"],
     "omegaconf": ["hpt_megatron/config/compose.py"],
+    "matplotlib": ["hpt_megatron/report/paper.py"],
 }
 TORCH_FREE = [
     *("errors", "registry", "percentile", "web", "config", "host", "layout", "planning", "rewards", "report", "cli"),
     *("weights.kinds", "weights.families", "weights.table", "weights.plan"),
 ]
-HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy")
+HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy", "matplotlib")
 
 
 def floor_of(part: str) -> int:

@@ -173,7 +173,7 @@ def test_a_search_agents_turns_and_what_it_saw_are_kept_and_a_run_without_its_da
     assert [turn["action"] for turn in told["turns"]] == ["search", "answer"]
     assert told["turns"][0]["pages"] == ["deck/k07"]
     assert told["spans"] == [["prompt", 3], ["turn", 6], ["observation", 6], ["turn", 4]]
-    assert told["images"] == [["deck/k07", [0, 0, 28, 56], [56, 56]]]
+    assert told["images"] == [["deck/k07", [0, 0, 28, 56]]]
     assert (told["total"], told["components"], told["ok"]) == (7.0, {"ndcg": 0.5}, None)
     assert data["asked"] == []
     assert "is not there, so prompts and demonstrations are not shown" in (copied / "report.html").read_text("utf-8")
@@ -219,8 +219,18 @@ def test_files_of_another_kind_are_counted_and_not_shown(copied):
     before = read(copied)
     assert before.torn == 6 + 7 + 6
     assert before.last == 24
-    (copied / "rollouts" / "train_24.jsonl").write_text("\n".join([*lines, '{"uid": 1, "sample": [], "total": {}}']))
+    odd = [
+        '{"uid": 1, "sample": [], "total": {}}',
+        '{"uid": "odd", "sample": 1, "total": NaN, "turns": [{"num_tokens": NaN}, 3], "images": [{"region": [NaN]}]}',
+        '{"uid": "odd", "sample": 2, "total": 1, "spans": [["x"]], "components": 7}',
+    ]
+    (copied / "rollouts" / "train_24.jsonl").write_text("\n".join([*lines, *odd]))
+    config = json.loads((copied / "run.json").read_text())
+    config["algorithm"]["success"], config["model"], config["data"]["train_files"] = 7, {"family": 3}, {"a": 1}
+    (copied / "run.json").write_text(json.dumps(config))
     assert main(["report", str(copied)]) == 0
+    told = data_of(copied / "report.html")["rollouts"]
+    assert [(one["sample"], one["turns"][0]["tokens"]) for one in told if one["uid"] == "odd"] == [(1, 0)]
 
 
 def test_runs_are_named_by_the_end_of_their_path_that_tells_them_apart(tmp_path):

@@ -140,6 +140,17 @@ def test_every_section_fits_a_telephone_and_both_schemes(browser, both, tmp_path
     quiet(page, both)
 
 
+def test_the_page_of_an_inspection_opens_as_well(browser, runs, tmp_path):
+    """The same frame around other things; `hpt plan` has it too."""
+    out = tmp_path / "rows.html"
+    assert main(["data", "inspect", str(runs[0] / "data" / "count" / "train.parquet"), "--html", str(out)]) == 0
+    page = browser.open(out, width=390, dark=True)
+    assert page.ask("document.querySelector('img').naturalWidth") == 56
+    assert page.ask("document.documentElement.scrollWidth") == 390
+    assert page.ask("getComputedStyle(document.documentElement).backgroundColor") == "rgb(20, 23, 27)"
+    quiet(page, out)
+
+
 def test_without_a_script_everything_but_what_is_looked_up_can_be_read(browser, single):
     page = browser.open(single)
     page.call("Emulation.setScriptExecutionDisabled", value=True)

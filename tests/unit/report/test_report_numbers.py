@@ -10,11 +10,14 @@ import pytest
 
 from hpt_megatron.protocol.conditions import Condition
 from hpt_megatron.report.chart import Line, columns_chart, curves, map_of, spread
+from hpt_megatron.report.curve_section import all_curves
 from hpt_megatron.report.decisions import columns_of, gate_map, kind_of, shares, successes
-from hpt_megatron.report.folder import Visit
+from hpt_megatron.report.figures import Figures
+from hpt_megatron.report.folder import Recorded, Visit
 from hpt_megatron.report.groups import grouped
 from hpt_megatron.report.rollouts import Entry, chosen_of, succeeded
 from hpt_megatron.report.series import MOST, running, thin, ticks
+from hpt_megatron.report.usage_section import times, usage
 
 pytestmark = pytest.mark.fast
 MODULES = (
@@ -155,6 +158,50 @@ def test_every_number_of_a_step_is_in_exactly_one_chart():
     drawn = [name for _, own in grouped(names) for name in own]
     assert sorted(drawn) == sorted(set(names) - {"timing_s/step", "memory/a", "step", "of"})
     assert all(len(own) <= 6 for _, own in grouped(names))
+
+
+def recorded(steps, **more):
+    told = {"name": "a", "folder": Path("a"), "config": {}, "visits": [], "validations": [], "torn": 0}
+    return Recorded(**(told | {"steps": steps, "written_s": 0.0, "files": {}} | more))
+
+
+def test_the_seconds_of_the_stages_and_of_what_is_left_add_up_to_the_step():
+    steps = [{"step": float(n), "timing_s/a": 1.0, "timing_s/b": 2.0, "timing_s/step": 4.0} for n in range(1, 31)]
+    steps[3] = {"step": 4.0, "timing_s/a": 1.0, "timing_s/step": 91.0}
+    figures = Figures()
+    shown = times(recorded(steps), figures)
+    assert [line[0] for line in figures.numbers[0][4]] == ["a", "b", "the rest"]
+    assert [line[4][3] for line in figures.numbers[0][4]] == [1, 0, 90]
+    assert "the longest is step 4 with 91.0 s" in shown
+    assert "<td>the rest</td>" in shown
+    assert f'<td class="n">{(29 + 90) / 30:.3f}</td>' in shown
+    assert figures.numbers[0][2:4] == [0.5, 30.5]
+    assert ">6</text>" in shown, "the axis ends where most steps do, not at 91"
+    assert ">90</text>" not in shown
+
+
+def test_memory_is_drawn_in_gib_with_a_line_for_each_stage():
+    steps = [
+        {"step": float(n), "memory/a/host": n * 2.0**30, "memory/b/host": 2.0**29, "util/a/x": 0.5} for n in (1, 2)
+    ]
+    figures = Figures()
+    shown = usage([recorded(steps)], figures)
+    assert [[(line[0], line[4]) for line in lines] for *_, lines in figures.numbers] == [
+        [("a", [1, 2]), ("b", [0.5, 0.5])],
+        [("util/a/x", [0.5, 0.5])],
+    ]
+    assert "<b>Memory, host</b>" in shown
+    assert "<b>Use, x</b>" in shown
+    assert "say nothing" in usage([recorded([{"step": 1.0}])], figures)
+
+
+def test_what_never_changes_waits_behind_a_click():
+    run = recorded([{"step": float(n), "reward/mean": float(n), "kl/mean": 0.0} for n in (1, 2, 3)])
+    figures = Figures()
+    shown, folded = "".join(all_curves([run], figures)).split("<details>")
+    assert "<b>Reward</b>" in shown
+    assert "<b>KL</b>" not in shown
+    assert "<b>KL</b>" in folded
 
 
 def entries(steps, prompts=8, samples=8):
