@@ -68,7 +68,7 @@ class Frame:
     def axes(self, unit: str = "") -> list[str]:
         """Lines at round values, and the steps below."""
         parts = []
-        for value in ticks(*self.values, 4):
+        for value in ticks(*self.values):
             parts.append(svg.line(LEFT, self.y(value), WIDE - RIGHT, self.y(value)))
             parts.append(svg.text(LEFT - 6, self.y(value) + 4, short(value) + unit, "end", "soft"))
         return [*parts, *steps_below([(self.x(step), step) for step in ticks(*self.steps, 7)], HIGH, WIDE)]

@@ -36,7 +36,7 @@ function learningCurve(visits, wide, high) {
     const d = sampled.map((visit, i) => (i ? "L" : "M") + x(visit[0]).toFixed(1) + " " + y(visit).toFixed(1)).join("");
     const group = shape("g", { class: "k" + DATA.colours[run] + " run" + run });
     if (sampled.length > 1) group.append(shape("path", { d, class: several ? "mean" : "spark" }));
-    for (const visit of own) {
+    for (const visit of wide < 200 && visits.length > 2 ? [] : own) { // too many to be told apart
       const at = { cx: x(visit[0]).toFixed(1), cy: y(visit).toFixed(1), r: visit[2] ? 3 : 2 };
       group.append(shape("circle", { ...at, class: "dot " + armClass(visit[3]) }));
     }
@@ -52,6 +52,8 @@ function shortHistory(visits) {
   if (!sampled.length) return "not sampled";
   return sampled.length === 1 ? rateOf(sampled[0]) : rateOf(sampled[0]) + " \u2192 " + rateOf(sampled[sampled.length - 1]);
 }
+
+const lastRate = (visits) => rateOf(visits.filter((visit) => visit[2]).pop());
 
 const changes = (visits) => visits.filter((visit, i) => i && visit[3] !== visits[i - 1][3]).length;
 const lastOf = (row) => Math.max(...row[2].map((visits) => {
@@ -92,12 +94,13 @@ function buildPrompts(place) {
       type: "button", class: "card-button", title: row[0], "aria-pressed": String(row[0] === selection.prompt), "data-uid": row[0],
       click: () => showPrompt(row[0]),
     }, el("span", { class: "name" }, row[0]), learningCurve(row[2], 140, 46),
-      el("span", { class: "note" }, row[2].map(shortHistory).join(" | ")))));
+      el("span", { class: "note" }, several ? row[2].map(lastRate).join(", ") : shortHistory(row[2][0])))));
     more.hidden = rows.length <= most;
   };
   const keys = el("div", { class: "legend" }, ...DATA.arms.map((arm, i) => el("span", null, el("i", { class: "key " + armClass(i) }), arm)));
   place.append(
-    el("p", { class: "note" }, "Successes of a prompt's rollouts at each visit; the colour of a disc is what was decided."),
+    el("p", { class: "note" }, "Successes of a prompt's rollouts at each visit; the colour of a disc is what was decided." +
+      (several ? " Below: those of the last visit, run by run." : "")),
     el("div", { class: "controls" }, promptBox, kind, order, count), keys, detail, small, more,
   );
   drawPrompts();
@@ -153,9 +156,10 @@ function buildRollouts(place) {
     list.replaceChildren(...found.map((one) => el("button", {
       type: "button", "aria-pressed": String(one === selection.rollout), click: (event) => showRollout(one, event.currentTarget),
     },
-      el("span", { class: "name", title: one.uid }, (several ? DATA.runs[one.run] + " \u00b7 " : "") + one.uid),
+      el("span", { class: "name", title: one.uid }, one.uid),
       el("span", { class: "mark " + (one.ok ? "good" : one.ok === false ? "error" : "") }, brief(one.total)),
-      el("span", { class: "note" }, (one.purpose === "train" ? "step " : "validation, step ") + one.step + ", sample " + one.sample))));
+      el("span", { class: "note" }, (one.purpose === "train" ? "step " : "validation, step ") + one.step + ", sample " + one.sample +
+        (several ? ", " + DATA.runs[one.run] : "")))));
     if (!found.includes(selection.rollout)) {
       if (found.length) showRollout(found[0], list.firstChild);
       else detail.replaceChildren(el("p", { class: "note" }, "No rollout is like that."));
@@ -199,7 +203,9 @@ function ribbon(one, kind) {
   const classes = { prompt: "of-prompt", prefix: "of-prefix", turn: kind, observation: "of-observation" };
   const words = {
     prompt: "prompt", prefix: "start of the demonstration, given",
-    turn: kind === "untrained" ? "sampled, not trained on" : "sampled and trained on", observation: "observation, not trained on",
+    turn: kind !== "untrained" ? "sampled and trained on" : one.purpose === "train" && one.valid && !one.route
+      ? "sampled, whether trained on is not known" : "sampled, not trained on",
+    observation: "observation, not trained on",
   };
   const sums = {};
   for (const [name, count] of one.spans) sums[name] = (sums[name] || 0) + count;

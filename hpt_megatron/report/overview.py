@@ -130,10 +130,12 @@ def headline_rows(summaries: Sequence[Summary]) -> list[list[str]]:
 
 
 def headline_table(summaries: Sequence[Summary]) -> str:
-    """Several runs, a line each."""
-    notes = [f"{one.run.name}: {one.standing}; first and last are of {one.line.width} steps." for one in summaries]
+    """Several runs, a line each; how wide the windows are, and where those stand that have not ended."""
+    widths = sorted({one.line.width for one in summaries})
+    notes = [f"First and last: means over {' or '.join(map(str, widths))} steps with rollouts."]
+    notes += [f"{one.run.name}: {one.standing}." for one in summaries if not one.run.ended]
     said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    return table(headline_rows(summaries), HEADS, range(1, len(HEADS))) + said
+    return f'<div class="headline">{table(headline_rows(summaries), HEADS, range(1, len(HEADS)))}</div>{said}'
 
 
 def what_it_is(summaries: Sequence[Summary]) -> str:

@@ -24,11 +24,11 @@ from hpt_megatron.report.configuration_section import configuration
 from hpt_megatron.report.curve_section import all_curves, hero, whole
 from hpt_megatron.report.decision_section import decided
 from hpt_megatron.report.decisions import arms_of, histories, kind_of
-from hpt_megatron.report.figures import Figures
+from hpt_megatron.report.figures import Figures, folded
 from hpt_megatron.report.folder import Recorded
 from hpt_megatron.report.overview import Summary
 from hpt_megatron.report.prompts import IMAGES_MOST, prompts_of
-from hpt_megatron.report.rollouts import KEPT_MOST, keep
+from hpt_megatron.report.rollouts import KEPT_MOST, Kept, keep
 from hpt_megatron.report.usage_section import times, usage
 from hpt_megatron.web.page import page as framed
 
@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "explore.js")
 TABS = ("Overview", "Curves", "Decisions", "Prompts", "Rollouts", "Time", "Configuration")
 VISITS_MOST = 20_000
+FEW_NOTES = 3
 
 
 def page(runs: Sequence[Recorded], now_s: float) -> str:
@@ -56,7 +57,8 @@ def page(runs: Sequence[Recorded], now_s: float) -> str:
     data, notes = _data(runs)
     data |= {"charts": figures.numbers, "maps": maps}
     for title, said in notes.items():
-        bodies[title].insert(0, "".join(f'<p class="note">{escape(each)}</p>' for each in said))
+        text = "".join(f'<p class="note">{escape(each)}</p>' for each in said)
+        bodies[title].insert(0, text if len(said) <= FEW_NOTES else folded("What is here, and what is left out", text))
     tabs = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in TABS)
     body = [*overview.head(summaries, made), f'<nav class="tabs">{tabs}</nav>']
     body += [_section(title, bodies[title]) for title in TABS]
@@ -118,9 +120,7 @@ def _data(runs: Sequence[Recorded]) -> tuple[dict[str, Any], dict[str, list[str]
                 asked.append(told)
             where[f"{number}/{purpose}/{uid}"] = place
         named = f"{run.name}: " if len(runs) > 1 else ""
-        notes["Rollouts"] += [
-            f"{named}{what}" for what in _kept_words(kept.seen, len(kept.rollouts), kept.files, kept.of)
-        ]
+        notes["Rollouts"] += [f"{named}{what}" for what in _kept_words(kept)]
         notes["Rollouts"] += [f"{named}{what}." for what in found.notes]
     data = {
         "runs": [run.name for run in runs],
@@ -135,16 +135,18 @@ def _data(runs: Sequence[Recorded]) -> tuple[dict[str, Any], dict[str, list[str]
     return data, notes
 
 
-def _kept_words(seen: int, kept: int, files: int, of: int) -> list[str]:
-    if not of:
+def _kept_words(kept: Kept) -> list[str]:
+    if not kept.of:
         return ["No rollout is written."]
-    if files < of:
-        return [f"{kept:,} rollouts are here, out of {seen:,} in {files} of {of} files: the others were not read."]
-    if kept < seen:
-        return [
-            f"{kept:,} of {seen:,} rollouts are here: best and worst ones of some steps and of prompts that changed."
-        ]
-    return [f"All {seen:,} rollouts are here."]
+    here = len(kept.rollouts)
+    odd = [f"{kept.odd:,} lines hold something that is no rollout of ours."] if kept.odd else []
+    if kept.files < kept.of:
+        read = f"{kept.seen:,} in {kept.files} of {kept.of} files"
+        return [f"{here:,} rollouts are here, out of {read}: the others were not read.", *odd]
+    if here < kept.seen:
+        which = "best and worst ones of some steps and of prompts that changed"
+        return [f"{here:,} of {kept.seen:,} rollouts are here: {which}.", *odd]
+    return [f"All {kept.seen:,} rollouts are here.", *odd]
 
 
 def prompt_rows(runs: Sequence[Recorded], arms: Sequence[str]) -> tuple[list[list[Any]], int]:

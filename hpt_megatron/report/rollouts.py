@@ -49,12 +49,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Kept:
-    """The rollouts of a run that are shown, ready for JSON; `seen` of them were looked at, in `files` of `of` files."""
+    """The rollouts of a run that are shown, ready for JSON; `seen` of them were looked at, in `files` of `of` files.
+    `odd` were chosen, and turned out to be no lines of ours.
+    """
 
     rollouts: list[dict[str, Any]]
     seen: int
     files: int
     of: int
+    odd: int = 0
 
 
 def keep(run: Recorded, most: int = KEPT_MOST) -> Kept:
@@ -70,7 +73,7 @@ def keep(run: Recorded, most: int = KEPT_MOST) -> Kept:
         with suppress(TypeError, ValueError, AttributeError, OverflowError):  # a line that others wrote
             if told is not None:
                 shown.append(_shown(told, entry, rule, decided.get((entry.step, entry.uid))))
-    return Kept(shown, len(entries), len(paths), len(run.files))
+    return Kept(shown, len(entries), len(paths), len(run.files), len(chosen) - len(shown))
 
 
 def chosen_of(entries: Sequence[Entry], visits: Sequence[Visit], most: int = KEPT_MOST) -> list[Entry]:

@@ -231,6 +231,7 @@ def test_files_of_another_kind_are_counted_and_not_shown(copied):
     assert main(["report", str(copied)]) == 0
     told = data_of(copied / "report.html")["rollouts"]
     assert [(one["sample"], one["turns"][0]["tokens"]) for one in told if one["uid"] == "odd"] == [(1, 0)]
+    assert "1 lines hold something that is no rollout of ours" in (copied / "report.html").read_text("utf-8")
 
 
 def test_runs_are_named_by_the_end_of_their_path_that_tells_them_apart(tmp_path):
