@@ -40,6 +40,7 @@ ENGINES = [
     "pypdfium2>=5",  # pages of PDFs as images
     "psutil>=5.9",  # megatron-core imports it without declaring it
     "einops>=0.8",  # the same
+    "matplotlib>=3.10",  # figures of `hpt report --png`
 ]
 
 TRACKERS = ["tensorboard>=2.18", "wandb>=0.19", "mlflow-skinny>=3"]
@@ -65,7 +66,8 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["hpt_megatron", "hpt_megatron.*"]), *DATA_PACKAGES],
     package_dir=dict(DATA_PACKAGES),
-    package_data={name: data_files(folder) for name, folder in DATA_PACKAGES.items()} | {"hpt_megatron": ["py.typed"]},
+    package_data={name: data_files(folder) for name, folder in DATA_PACKAGES.items()}
+    | {"hpt_megatron": ["py.typed"], "hpt_megatron.web": ["*.css"], "hpt_megatron.report": ["*.css", "*.js"]},
     # The base is enough for a login node: it composes, checks and shows configurations, and needs no torch.
     install_requires=[
         "hydra-core>=1.3.8,<1.4",

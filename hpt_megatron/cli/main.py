@@ -23,6 +23,7 @@ VERBS = {
     "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
     "replay": "work a recorded step of a run out again, in one process, and say whether it agrees",
+    "report": "what runs came to: curves, decisions, prompts, rollouts, differences, as one page",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }

@@ -1,6 +1,6 @@
 """The files of a run that grow while it runs, and everyone who is told of its steps.
 
-    RUN/metrics.jsonl      one line a step: {"step": 7, "actor/loss": ..., ...}
+    RUN/metrics.jsonl      one line a step: {"step": 7, "of": 100, "actor/loss": ..., ...}
     RUN/decisions.jsonl    one line for each prompt of a step: successes, decision, weights
     RUN/validation.jsonl   one line a validation
     RUN/memory.jsonl       one line a sample, where `trainer.profile_memory` asks for it
@@ -107,7 +107,7 @@ class Journal:
             numbers |= stage_numbers(self.watchers.usage.taken())
         found = self._look(numbers)
         numbers |= found.numbers
-        self._append(METRICS, [{"step": log.number, **numbers}])
+        self._append(METRICS, [{"step": log.number, "of": self.total, **numbers}])
         if self.watchers.trackers is not None:
             self.watchers.trackers.write(log.number, numbers)
         self.display.step(log.number, numbers)

@@ -53,10 +53,10 @@ def check_record(run: RunConfig, folder: Path) -> None:
     if not path.exists():
         return
     try:
-        before = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
+        before = dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError("its record cannot be read", where=str(path), mend="another trainer.run_dir") from error
-    now = dict(_leaves(_plain(run)))
+    now = dict(leaves(_plain(run)))
     wrong = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     wrong = [key for key in wrong if not key.startswith(MAY_CHANGE)]
     if wrong:
@@ -89,9 +89,10 @@ def _plain(run: RunConfig) -> Any:
     return json.loads(json.dumps(asdict(run)))
 
 
-def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names with their values."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
+            yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value

@@ -10,7 +10,7 @@ Invariants
 
 Example:
     >>> block(10, 20, 30, "#123456", "a < b")
-    '<rect x="10.00" y="20" width="30.00" height="28" fill="#123456"><title>a &lt; b</title></rect>'
+    '<rect x="10" y="20" width="30" height="28" fill="#123456" class="block"><title>a &lt; b</title></rect>'
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +18,8 @@ from html import escape
 from typing import Any
 
 from hpt_megatron.planning.amounts import in_words
+from hpt_megatron.web import svg
+from hpt_megatron.web.page import page as framed
 
 WIDE, LEFT, HIGH, STEP = 960, 110, 28, 46
 COLOURS = (
@@ -26,19 +28,6 @@ COLOURS = (
     *("#2f8f7f", "#9c4f96", "#8c8440", "#37618e", "#d08a2e", "#6b4f3a"),
     *("#4a7d2c", "#a13d3d", "#5b5ba8", "#3f8fc0", "#8f6f9f", "#555f6b"),
 )
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1040px; padding: 0 1rem;
-       color: #1c1c1c; background: #fff; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .15rem .7rem .15rem 0; text-align: left; vertical-align: top; }
-td.n { text-align: right; } .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
-svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: #1c1c1c; }
-svg text.on { fill: #fff; } svg rect { stroke: #fff; stroke-width: .5; }
-.wide { overflow-x: auto; }
-@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616; } svg text { fill: #e6e6e6; }
-  svg text.on { fill: #fff; } }
-"""
 
 
 def page(plan: dict[str, Any]) -> str:
@@ -52,10 +41,7 @@ def page(plan: dict[str, Any]) -> str:
         body.append(f"<p>Drawn for {escape(planned)}. Figures: {escape(devices['source'])}.</p>")
         body += [*memory(plan), *(timeline(plan) if "step" in plan else [])]
     body += layouts(plan)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
-    )
+    return framed(title, body)
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -65,28 +51,17 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 def block(x: float, y: float, width: float, colour: str, said: str) -> str:
     """A rectangle that says what it is."""
-    box = f'<rect x="{x:.2f}" y="{y:g}" width="{width:.2f}" height="{HIGH}" fill="{colour}">'
-    return f"{box}<title>{escape(said)}</title></rect>"
+    return svg.rect(x, y, width, HIGH, fill=colour, kind="block", said=said)
 
 
 def inside(x: float, y: float, width: float, said: str) -> str:
     """A text on a block that is wide enough for it."""
-    if width < 6.5 * len(said) + 12:
-        return ""
-    return f'<text class="on" x="{x + 6:.2f}" y="{y + 19:g}" text-anchor="start">{escape(said)}</text>'
-
-
-def label(x: float, y: float, said: str, anchor: str = "start") -> str:
-    """A text."""
-    return f'<text x="{x:.2f}" y="{y:g}" text-anchor="{anchor}">{escape(said)}</text>'
+    return svg.text(x + 6, y + 19, said, kind="on") if width >= 6.5 * len(said) + 12 else ""
 
 
 def drawing(height: int, name: str, parts: Sequence[str]) -> str:
     """An SVG of the page's width."""
-    size = f'viewBox="0 0 {WIDE + LEFT + 150} {height}" width="{WIDE + LEFT + 150}" height="{height}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(name)}" {size}>{"".join(parts)}</svg>'
-    )
+    return svg.drawing(WIDE + LEFT + 150, height, name, parts)
 
 
 def memory(plan: dict[str, Any]) -> list[str]:
@@ -97,20 +72,18 @@ def memory(plan: dict[str, Any]) -> list[str]:
     parts = []
     for row, phase in enumerate(phases):
         at, y = float(LEFT), 8 + row * STEP
-        parts.append(label(LEFT - 8, y + 19, phase["phase"], "end"))
+        parts.append(svg.text(LEFT - 8, y + 19, phase["phase"], "end"))
         for term in phase["terms"]:
             width = term["bytes"] * scale
             parts.append(block(at, y, width, colour[term["name"]], f"{term['name']}: {in_words(term['bytes'])}"))
             parts.append(inside(at, y, width, term["name"]))
             at += width
         mark = "" if phase["fits"] else ", does not fit"
-        parts.append(label(at + 6, y + 19, in_words(phase["bytes"]) + mark))
+        parts.append(svg.text(at + 6, y + 19, in_words(phase["bytes"]) + mark))
     bottom = 8 + len(phases) * STEP
     edge = LEFT + room * scale
-    parts.append(
-        f'<line x1="{edge:.2f}" x2="{edge:.2f}" y1="2" y2="{bottom}" stroke="#b00020" stroke-dasharray="5 3"/>'
-    )
-    parts.append(label(edge, bottom + 14, f"room of the device: {in_words(room)}", "end"))
+    parts.append(svg.line(edge, 2, edge, bottom, "limit"))
+    parts.append(svg.text(edge, bottom + 14, f"room of the device: {in_words(room)}", "end"))
     heads = "".join(f"<th>{escape(phase['phase'])}</th>" for phase in phases)
     rows = []
     for name in colour:
@@ -143,12 +116,12 @@ def timeline(plan: dict[str, Any]) -> list[str]:
     for phase, seconds in step["phases"].items():
         width = seconds * scale
         if width > 7 * len(phase) + 40:
-            parts.append(label(at, 22, f"{phase} {seconds / step['seconds']:.0%}"))
-        parts.append(f'<line x1="{at:.2f}" x2="{at:.2f}" y1="26" y2="64" stroke="#888"/>')
+            parts.append(svg.text(at, 22, f"{phase} {seconds / step['seconds']:.0%}"))
+        parts.append(svg.line(at, 26, at, 64))
         at += width
     for tick in range(5):
         anchor = ("start", "middle", "middle", "middle", "end")[tick]
-        parts.append(label(LEFT + WIDE * tick / 4, 78, f"{step['seconds'] * tick / 4:,.1f} s", anchor))
+        parts.append(svg.text(LEFT + WIDE * tick / 4, 78, f"{step['seconds'] * tick / 4:,.1f} s", anchor))
     rows = "".join(
         f'<tr><td>{key(colour[name])}{escape(name)}</td><td class="n">{part["seconds"]:.3f} s</td>'
         f'<td class="n">{part["seconds"] / step["seconds"]:.1%}</td></tr>'

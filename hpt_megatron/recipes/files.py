@@ -12,10 +12,11 @@ from pathlib import Path
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.tasks.make import make
+from hpt_megatron.data.tasks.place import TRAIN, VAL, WARMUP, task_folder
 from hpt_megatron.embedded.folder import tiny_model, write_tiny
 from hpt_megatron.errors import UserError
 
-MODEL, DATA = "model", "data"
+MODEL = "model"
 
 
 def with_files(run: RunConfig, folder: Path) -> RunConfig:
@@ -39,13 +40,13 @@ def _with_data(run: RunConfig, folder: Path) -> RunConfig:
     data = run.data
     if data.train_files or data.make is None:
         return run
-    path = folder / DATA / data.make
-    if not (path / "train.parquet").is_file():
+    path = task_folder(folder, data.make)
+    if not (path / TRAIN).is_file():
         make(data.make, path, seed=run.trainer.seed)
-    val = data.val_files or (str(path / "val.parquet"),)
-    warmup = path / "warmup.parquet"
+    val = data.val_files or (str(path / VAL),)
+    warmup = path / WARMUP
     shown = data.warmup_files or ((str(warmup),) if warmup.is_file() else ())
-    files = replace(data, train_files=(str(path / "train.parquet"),), warmup_files=shown, val_files=val)
+    files = replace(data, train_files=(str(path / TRAIN),), warmup_files=shown, val_files=val)
     corpus, rollout = path / "corpus", run.rollout
     if corpus.is_dir() and rollout.search_corpus_root is None:
         rollout = replace(rollout, search_corpus_root=str(corpus))

@@ -1,8 +1,8 @@
 """Trajectories as JSON lines, for people and for programs that look at a run afterwards.
 
 One line each: uid, sample, step, finish, answer, turns (text, action, body, outcome, pages, tokens, seconds), images
-(page, region, grid), retrieved, a summary of the masks, counters, seconds, and the components of the reward where
-they are given.
+(page, region, grid), retrieved, a summary of the masks (`tokens` in all, `spans` in their order), counters, seconds,
+and the components of the reward where they are given.
 
 Invariant: a line is written whole and at once; a file can be read while it grows.
 
@@ -12,6 +12,7 @@ Example: append(Path("samples/step_3.jsonl"), trajectories, scores={("7", 0): {"
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,29 @@ def line_of(done: Trajectory, scores: Mapping[str, float] | None = None, step: i
             "sampled": done.num_sampled,
             "observed": done.num_response - done.num_sampled,
         },
+        "spans": spans(done),
         "versions": sorted({version for version in done.versions if version}),
         "counters": dict(done.counters),
         "seconds": dict(done.seconds),
     }
+
+
+def spans(done: Trajectory) -> list[tuple[str, int]]:
+    """Whose its tokens are, from the first to the last, and how many: prompt, prefix, turn, observation.
+
+    >>> from hpt_megatron.rollout.trajectory import Builder
+    >>> builder = Builder("7", 0)
+    >>> builder.prompt([1, 2]); builder.turn([5, 6], [-0.1, -0.2], ["3", "3"]); builder.observe([8])
+    >>> spans(builder.freeze("length"))
+    [('prompt', 2), ('turn', 2), ('observation', 1)]
+    """
+
+    def whose(pair: tuple[int, int]) -> str:
+        turn, prefix = pair
+        return "prefix" if prefix else "prompt" if turn == -1 else "turn" if turn > 0 else "observation"
+
+    pairs = zip(done.turn_id, done.prefix_mask, strict=True)
+    return [(kind, sum(1 for _ in own)) for kind, own in groupby(map(whose, pairs))]
 
 
 def append(path: Path, done: Sequence[Trajectory], scores: Scores | None = None, step: int = 0) -> None:

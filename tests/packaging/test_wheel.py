@@ -32,7 +32,9 @@ def test_every_module_travels_inside_the_wheel_and_nothing_else_of_the_checkout(
     """Does not cover the data folders; the test above does."""
     modules = {path.relative_to(checkout).as_posix() for path in (checkout / "hpt_megatron").rglob("*.py")}
     assert {name for name in names(wheel) if name.endswith(".py")} == modules
-    assert "hpt_megatron/py.typed" in names(wheel)
+    assert {"py.typed", "web/style.css", "report/page.css", "report/page.js", "report/explore.js"} <= {
+        name.removeprefix("hpt_megatron/") for name in names(wheel)
+    }
     assert {name.split("/")[0] for name in names(wheel)} == {"hpt_megatron", DIST_INFO}
 
 
