@@ -104,7 +104,8 @@ def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journ
         return Supply(prompts, build_sampler(run.data, run.trainer.seed, prompts))
 
     kind = SupervisedLoop if roles.rollout is None else RlLoop
-    warmup = None if questions.warmup is None else supply(questions.warmup)
+    first = None if run.trainer.sft_warmup_steps is None else questions.warmup
+    warmup = None if first is None else supply(first)
     loop = kind(run, roles, Algorithm(run), supply(questions.trained), warmup)
     saved: dict[str, Saved] = {"trainer": roles.policy}
     if roles.critic is not None:
