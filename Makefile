@@ -1,7 +1,7 @@
 # Short names for what the scripts and tools do; nothing is decided here. A bare machine needs no make: see launch/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fast check test bench hooks
+.PHONY: help setup fast check test soak bench hooks
 PYTHON := .venv/bin/python
 
 help: ## this list
@@ -18,6 +18,9 @@ check: ## linters, types, and every test that starts no process or engine; under
 
 test: ## all of it, as CI runs it
 	./launch/test.sh
+
+soak: $(PYTHON) ## twenty kills of a run, half an hour
+	$(PYTHON) -m pytest -q -s -m soak tests/soak
 
 bench: $(PYTHON) ## the measurements of benchmarks/, minutes; nothing is asserted
 	$(PYTHON) benchmarks/routing.py

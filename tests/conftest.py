@@ -5,6 +5,7 @@ brings torch in fails.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ SHARED = {
 }
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)
+
+# A suite in the background ignores SIGINT, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No drawn example is judged by the clock, which on a busy machine says nothing about the code. What is checked stays.
 settings.register_profile("without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -31,6 +31,8 @@ class DataConfig:
 
     make: str | None
     train_files: tuple[str, ...]
+    warmup_files: tuple[str, ...]
+    hold_out: int
     val_files: tuple[str, ...]
     train_batch_size: Count
     max_prompt_length: Count
@@ -120,7 +122,7 @@ class RolloutConfig(AgentConfig):
     top_k: int
     val_temperature: float
     val_top_p: float
-    replicas: Count
+    replicas: Count | None
     tensor_parallel_size: Count
     mm_encoder_tp_mode: Literal["weights", "data"]
     max_model_len: Count
@@ -128,7 +130,6 @@ class RolloutConfig(AgentConfig):
     max_images: int
     enable_prefix_caching: bool
     mm_processor_cache_gb: float
-    deterministic: bool
     gpu_memory_utilization: float
     publish_bucket_mb: int
     verify_every: int
@@ -147,10 +148,13 @@ class TrainerConfig:
     seed: int
     total_epochs: Count | None
     total_training_steps: Count | None
-    sft_warmup_steps: int
+    sft_warmup_steps: int | None
+    staleness: int
+    deterministic: bool
     save_freq: int
     keep_last: Count
     record_freq: int
+    best_metric: str | None
     max_restarts: int
     test_freq: int
     freeze: tuple[str, ...]
@@ -189,6 +193,23 @@ class RunConfig:
     def devices(self) -> int:
         """All devices of the trainer; on a host without an accelerator, its processes."""
         return self.trainer.nnodes * self.trainer.n_gpus_per_node
+
+    @property
+    def supervised(self) -> bool:
+        """Whether every step imitates, so that nobody has to generate what is trained on."""
+        warmup, steps = self.trainer.sft_warmup_steps, self.trainer.total_training_steps
+        return warmup is None or (steps is not None and warmup >= steps)
+
+    @property
+    def engines(self) -> int:
+        """As many as are asked for; else as many as the trainer's devices hold, where they share them, or 1."""
+        shared = self.devices // self.rollout.tensor_parallel_size if self.trainer.placement == "colocated" else 1
+        return self.rollout.replicas or max(1, shared)
+
+    def imitates(self, step: int) -> bool:
+        """Whether this step shows demonstrations and generates nothing."""
+        warmup = self.trainer.sft_warmup_steps
+        return warmup is None or step <= warmup
 
     @property
     def dp(self) -> int:

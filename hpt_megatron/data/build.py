@@ -1,13 +1,15 @@
 """From the group `data` of a run to its prompts and their order: the one place here that reads the configuration."""
 
 import logging
+import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpt_megatron.config.run import DataConfig
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
-from hpt_megatron.data.prompts import PromptRules, Prompts
+from hpt_megatron.data.prompts import Prompt, PromptRules, Prompts
 from hpt_megatron.data.reading import read
 from hpt_megatron.data.record import Record
 from hpt_megatron.data.samplers import BySuccess, Hard, Sampler, Shuffled, Staged
@@ -42,6 +44,24 @@ def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
         what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({told}{first})"
         raise UserError(what, where="data.train_batch_size", mend="`hpt data inspect FILE --model FOLDER` says why")
     return prompts
+
+
+def warmup_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts | None:
+    """The prompts that a warm-up imitates; None where they are those that are trained on."""
+    if not data.warmup_files:
+        return None
+    return train_prompts(replace(data, train_files=data.warmup_files), chat, rules)
+
+
+def hold_out(prompts: Prompts, count: int, seed: int) -> list[Prompt]:
+    """Takes so many demonstrations out of the prompts, the same for the same seed."""
+    shown = [name for name in prompts.names if prompts[name].target_ids]
+    if count > len(shown) // 2:
+        what = f"{count} demonstrations are to be held out, and there are {len(shown)}"
+        raise UserError(what, where="data.hold_out", mend=f"at most {len(shown) // 2}")
+    held = random.Random(f"{seed}/hold_out").sample(shown, count)
+    prompts.remove_data(held)
+    return [prompts[name] for name in held]
 
 
 def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:

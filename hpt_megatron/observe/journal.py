@@ -18,6 +18,8 @@ from typing import Any, TextIO
 from hpt_megatron.observe.step import Step
 
 FILES = ("metrics.jsonl", "decisions.jsonl", "validation.jsonl")
+ROLLOUTS = "rollouts"
+"""The folder of trajectories, a file for each step: `train_7.jsonl`."""
 
 
 class Journal:
@@ -34,6 +36,10 @@ class Journal:
             if path.exists():
                 lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
                 path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        for path in (self.folder / ROLLOUTS).glob("*_*.jsonl"):
+            number = path.stem.rpartition("_")[2]
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
 
     def step(self, log: Step) -> None:
         """Writes a step down and tells it."""

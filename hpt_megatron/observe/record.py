@@ -1,4 +1,7 @@
-"""What a run folder says about the run that it belongs to: its whole configuration, as JSON.
+"""What a run folder says about the run that it belongs to: its whole configuration, and marks of what it works with.
+
+    RUN/run.json      every key
+    RUN/marks.json    fingerprints of tokenizer, images and mask (`rollout/marks.py`)
 
 Invariant: a folder belongs to one run. Another configuration is refused before anything in it is touched, but for keys
 that say how long, how often, where and on how many devices: those may change when a run goes on.
@@ -15,7 +18,7 @@ from typing import Any
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 
-NAME = "run.json"
+NAME, MARKS = "run.json", "marks.json"
 MAY_CHANGE = (
     "layout.",
     "rollout.replicas",
@@ -53,6 +56,18 @@ def check_record(run: RunConfig, folder: Path) -> None:
         told = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in wrong[:SHOWN])
         more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise UserError(f"belongs to another run: {told}{more}", where=str(folder), mend="another trainer.run_dir")
+
+
+def check_marks(marks: Mapping[str, str], folder: Path) -> None:
+    """Refuses a run whose tokenizer, images or mask are no longer what they were; the first time writes them down."""
+    path = folder / MARKS
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if wrong := sorted(name for name in marks if before.get(name) != marks[name]):
+            what = f"the model's folder has changed since the run began: {', '.join(wrong)}"
+            raise UserError(what, where=str(path), mend="the folder as it was, or another trainer.run_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(marks, indent=1) + "\n", encoding="utf-8")
 
 
 def write_record(run: RunConfig, folder: Path) -> None:

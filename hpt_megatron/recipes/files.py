@@ -1,7 +1,8 @@
 """What a run reads from disk, there before anything heavy starts.
 
 The embedded default brings its own: where no checkpoint is named and the model is the tiny one, and where `data.make`
-names a task and no file is given, both are made in the run's folder, the same bytes for the same seed.
+names a task and no file is given, both are made in the run's folder, the same bytes for the same seed. Where the task
+has pages, they are what an agent searches.
 
 Invariant: what is there is taken as it is; nothing is overwritten.
 """
@@ -42,4 +43,10 @@ def _with_data(run: RunConfig, folder: Path) -> RunConfig:
     if not (path / "train.parquet").is_file():
         make(data.make, path, seed=run.trainer.seed)
     val = data.val_files or (str(path / "val.parquet"),)
-    return replace(run, data=replace(data, train_files=(str(path / "train.parquet"),), val_files=val))
+    warmup = path / "warmup.parquet"
+    shown = data.warmup_files or ((str(warmup),) if warmup.is_file() else ())
+    files = replace(data, train_files=(str(path / "train.parquet"),), warmup_files=shown, val_files=val)
+    corpus, rollout = path / "corpus", run.rollout
+    if corpus.is_dir() and rollout.search_corpus_root is None:
+        rollout = replace(rollout, search_corpus_root=str(corpus))
+    return replace(run, data=files, rollout=rollout)

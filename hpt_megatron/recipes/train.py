@@ -3,24 +3,49 @@
 Example: train(load_run(["experiment=tiny-hpt"]), sys.stdout)
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.data.build import build_sampler, train_prompts, val_prompts
+from hpt_megatron.data.build import build_sampler, hold_out, train_prompts, val_prompts, warmup_prompts
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
+from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.rl import RlLoop
-from hpt_megatron.driver.loop.roles import Saved
-from hpt_megatron.driver.loop.run import Course, total_steps
+from hpt_megatron.driver.loop.roles import Roles, Saved
+from hpt_megatron.driver.loop.run import CHECKPOINTS, Course, total_steps
+from hpt_megatron.driver.loop.supervised import SupervisedLoop
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.validation import Validation
+from hpt_megatron.errors import UserError
 from hpt_megatron.observe.journal import Journal
-from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.observe.record import check_marks, check_record, write_record
 from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
+from hpt_megatron.recipes.roles_table import roles_table
+from hpt_megatron.rollout.agent.build import check_search
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
+from hpt_megatron.rollout.marks import marks_of
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a run reads from its files: prompts to train on, to warm up on, to validate on, demonstrations held out."""
+
+    trained: Prompts
+    warmup: Prompts | None
+    tested: list[Prompt]
+    held: list[Prompt]
+
+    @classmethod
+    def of(cls, run: RunConfig, chat: Chat, rules: PictureRules) -> "Questions":
+        """All of them, read and checked."""
+        trained, tested = train_prompts(run.data, chat, rules), val_prompts(run.data, chat, rules)
+        held = hold_out(trained, run.data.hold_out, run.trainer.seed)
+        return cls(trained, warmup_prompts(run.data, chat, rules), [tested[name] for name in tested.names], held)
 
 
 def train(asked: RunConfig, shown: TextIO) -> int:
@@ -28,34 +53,65 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     folder = Path(asked.trainer.run_dir)
     check_record(asked, folder)
     run = with_files(asked, folder)
-    model = str(run.model.path)
-    chat, rules = Chat.open(model), PictureRules.of_folder(model)
-    prompts = train_prompts(run.data, chat, rules)
-    tested = val_prompts(run.data, chat, rules)
-    total = total_steps(run, len(prompts))
+    check_search(run)
+    chat = Chat.open(str(run.model.path))
+    rules, forbidden = PictureRules.of_folder(str(run.model.path)), forbidden_ids(chat, run.model.vocab_size)
+    questions = Questions.of(run, chat, rules)
+    check_marks(marks_of(chat, rules, forbidden), folder)
+    total = total_steps(run, len(questions.trained))
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
     write_record(asked, folder)
     journal = Journal(folder, total, shown)
-    for line in short_form(run):
+    if run.trainer.resume == "auto" and max(Checkpoints(folder / CHECKPOINTS, 1).steps(), default=0) >= total:
+        journal.tell(f"all {total} steps are made, in {folder}; more of them: trainer.total_training_steps")
+        return 0
+    generates = not run.supervised or (run.trainer.test_freq > 0 and bool(questions.tested))
+    for line in [*short_form(run), *roles_table(run, generates)]:
         journal.tell(line)
-    journal.tell(f"{len(prompts)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")
-    from hpt_megatron.driver.ray.call import ActorDiedError  # Ray, and with it everything that takes time
+    journal.tell(f"{len(questions.trained)} prompts, {total} steps of {run.data.train_batch_size}, in {folder}")
+    from hpt_megatron.driver.ray.call import ActorDiedError, MemoryShortError  # Ray, and with it all that takes time
     from hpt_megatron.driver.ray.start import open_roles
 
-    forbidden = forbidden_ids(chat, run.model.vocab_size)
     for left in reversed(range(1 + run.trainer.max_restarts)):
         try:
-            with open_roles(run, forbidden, folder) as roles:
-                sampler = build_sampler(run.data, run.trainer.seed, prompts)
-                loop = RlLoop(run, roles, Algorithm(run), prompts, sampler)
-                validation = Validation(run, loop, tested) if len(tested) else None
-                saved: dict[str, Saved] = {"trainer": roles.policy}
-                if roles.critic is not None:
-                    saved["critic"] = roles.critic
-                return Course(run, loop, saved, journal, validation).go()
-        except ActorDiedError as error:
+            with open_roles(run, forbidden, folder, generates) as roles:
+                return course_of(run, roles, questions, journal).go()
+        except (ActorDiedError, MemoryShortError) as error:
             if not left:
                 raise
+            if isinstance(error, MemoryShortError):
+                run = with_less(run)
+                tokens = run.trainer.ppo_max_token_len_per_gpu
+                journal.tell(f"{error}; from here on trainer.ppo_max_token_len_per_gpu={tokens}")
             journal.tell(f"{error}; all roles start again, from the newest checkpoint")
             run = replace(run, trainer=replace(run.trainer, resume="auto"))
     raise AssertionError  # the last try answers or raises
+
+
+def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journal) -> Course:
+    """The loop of a run and what surrounds it."""
+
+    def supply(prompts: Prompts) -> Supply:
+        return Supply(prompts, build_sampler(run.data, run.trainer.seed, prompts))
+
+    kind = SupervisedLoop if roles.rollout is None else RlLoop
+    warmup = None if questions.warmup is None else supply(questions.warmup)
+    loop = kind(run, roles, Algorithm(run), supply(questions.trained), warmup)
+    saved: dict[str, Saved] = {"trainer": roles.policy}
+    if roles.critic is not None:
+        saved["critic"] = roles.critic
+    tested = questions.tested if roles.rollout is not None else []
+    validation = Validation(run, loop, tested, questions.held) if tested or questions.held else None
+    return Course(run, loop, saved, journal, validation)
+
+
+def with_less(run: RunConfig) -> RunConfig:
+    """Packs of half as many tokens, but not fewer than the longest row has."""
+    longest = run.data.max_prompt_length + run.data.max_response_length
+    tokens = run.trainer.ppo_max_token_len_per_gpu * run.layout.cp
+    if not run.trainer.use_dynamic_bsz or tokens <= longest:
+        mend = "shorter rows, more recomputation or more devices; `hpt plan` says what fits"
+        raise UserError(f"out of memory with packs of {tokens} tokens, rows have up to {longest}", mend=mend)
+    fewer = max(tokens // 2, longest)
+    fewer = -(-fewer // run.layout.cp)
+    return replace(run, trainer=replace(run.trainer, ppo_max_token_len_per_gpu=fewer))

@@ -25,6 +25,7 @@ from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Asked, Collected, Roles
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.teacher import Teacher
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.mcore.initialize import Rendezvous
@@ -83,7 +84,7 @@ def recorded(where: Rendezvous, run: RunConfig) -> list[float]:
     held = {name: Prompt(spoken(name, f"it is {name}"), (1,), (), (1, 2)) for name in NAMES}
     names = list(NAMES)
     sampler = SimpleNamespace(take=lambda n: names[:n], observe=lambda rates: None, counts=dict, state=dict)
-    loop = RlLoop(run, roles, Algorithm(run), Prompts(held), sampler)
+    loop = RlLoop(run, roles, Algorithm(run), Supply(Prompts(held), sampler))
     loop.step(1, Step(1))
 
     def write(partial: Path) -> None:

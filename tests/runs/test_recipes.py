@@ -16,6 +16,7 @@ from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.observe.step import Step
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
@@ -28,7 +29,7 @@ GIVEN = [
     *(f"data.train_batch_size={BATCH}", f"trainer.ppo_mini_batch_size={BATCH}"),
     *(f"rollout.n={ROLLOUTS}", f"rollout.n_verify={ROLLOUTS}", "trainer.lr_warmup_steps=5"),
     *("trainer.total_epochs=null", "trainer.total_training_steps=100", "rollout.max_num_seqs=128"),
-    *("layout=tp1", "trainer.n_gpus_per_node=1"),
+    *("layout=tp1", "trainer.n_gpus_per_node=1", "data.make=count"),
 ]
 
 
@@ -44,7 +45,7 @@ def parts(tmp_path_factory):
     with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
         plain = replace(run, algorithm=load_run(GIVEN).algorithm)
         alone = replace(roles, critic=None, reference=None)
-        loop = RlLoop(plain, alone, Algorithm(plain), prompts, build_sampler(run.data, 1, prompts))
+        loop = RlLoop(plain, alone, Algorithm(plain), Supply(prompts, build_sampler(run.data, 1, prompts)))
         for number in range(1, WARM_UP + 1):
             loop.step(number, Step(number))
         yield run, roles, prompts
@@ -73,7 +74,7 @@ def stepped(parts, name, *more, steps=1):
     run = replace(own, model=base.model, data=base.data)
     policy = Seen(roles.policy)
     own_roles = replace(roles, policy=policy, critic=roles.critic if name == "ppo" else None)
-    loop = RlLoop(run, own_roles, Algorithm(run), prompts, build_sampler(run.data, 7, prompts))
+    loop = RlLoop(run, own_roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 7, prompts)))
     loop.version = f"weights {next(VERSIONS)}"  # the engine has those before another recipe's last step
     logs = []
     for number in range(WARM_UP + 1, WARM_UP + 1 + steps):
@@ -157,6 +158,47 @@ def test_the_mixing_baselines_train_the_demonstration_of_every_group(parts, name
     assert bool(weights(policy, "rl").any())
 
 
+# Seven rollouts with k successes beside a demonstration: (success, failure) by the released code's `grpo_split` without
+# a standard deviation. The demonstration gets the first, or the second where it is wrong, as the teacher may be.
+SPLIT = {
+    0: (1.0, 0.0),
+    1: (0.8571429, -0.1428571),
+    2: (0.7142857, -0.2857143),
+    3: (0.5714286, -0.4285714),
+    4: (0.4285714, -0.5714286),
+    5: (0.2857143, -0.7142857),
+    6: (0.1428571, -0.8571429),
+    7: (0.0, -1.0),
+}
+
+
+@pytest.mark.parametrize(("name", "samples"), [("luffy", 8), ("soft", 7)])
+def test_groups_with_a_demonstration_have_the_golden_credit_of_grpo_split(parts, name, samples):
+    more = ("algorithm.adv_estimator=grpo_split", "algorithm.grpo_use_std=false", f"rollout.n={samples}")
+    policy, _, _ = stepped(parts, name, *more)
+    seen = set()
+    for batch in policy.batches:
+        rows = batch.rows
+        owner = rows.per_token(rows.fields["prompt"])
+        for prompt in rows.fields["prompt"].unique().tolist():
+            own = rows.tokens["trained"] & (owner == prompt)
+            shown = own & (
+                rows.tokens["weight_off"] > 0 if name == "luffy" else rows.per_token(rows.fields["sample"]) < 0
+            )
+            of_row = rows.per_token(torch.arange(rows.num_rows))
+            told = [rows.tokens["credit"][own & (of_row == row)].unique() for row in of_row[own].unique().tolist()]
+            assert all(len(credit) == 1 for credit in told), "one credit for the whole response"
+            demonstration = float(rows.tokens["credit"][shown].unique())
+            positive = sum(bool(credit > 0) for credit in told)
+            k = positive - (demonstration > 0)
+            if len(told) == 8 and 0 < k < 7:
+                success, failure = SPLIT[k]
+                expected = [failure] * (8 - positive) + [success] * positive
+                assert sorted(float(credit) for credit in told) == pytest.approx(expected, abs=1e-6)
+                seen.add(demonstration > 0)
+    assert True in seen, "some group had a success beside a demonstration that is right"
+
+
 def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(parts):
     policy, (told,), _ = stepped(parts, "grpo", f"trainer.ppo_mini_batch_size={BATCH // 2}")
     check(policy, told)
@@ -165,6 +207,25 @@ def test_several_updates_of_a_step_compare_with_the_policy_before_the_first(part
     first, second = (dict(report.metrics) for report in policy.reports)
     assert first["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5)
     assert abs(second["actor/ppo_kl"]) > 1e-5
+
+
+def test_rollouts_one_step_ahead_are_those_of_the_policy_before_the_last_update(parts):
+    """Its first step has nothing ahead of it, and so the second sees the same weights as the first."""
+    more = ("trainer.staleness=1", "algorithm.correction.kind=tis", "trainer.lr=1e-3")
+    policy, told, _ = stepped(parts, "grpo", *more, steps=3)
+    assert [log["timing_s/publish"] > 0 for log in told] == [True, True, True]
+    assert [len(report.metrics) > 0 for report in policy.reports] == [True] * 3
+    gaps = [log["correction/abs_gap"] for log in told]
+    assert gaps[0] < 0.001 < min(gaps[1:]), "what was sampled before the update is less likely, or more, after it"
+
+
+def test_a_step_that_imitates_shows_every_target_and_generates_nothing(parts):
+    policy, (told,), (log,) = stepped(parts, "sft")
+    assert not any(report.skipped for report in policy.reports)
+    assert {record["decision"] for record in log.records} == {"imitate"}
+    assert policy.batches[0].rows.num_rows == BATCH
+    assert float(weights(policy, "sft").sum()) == pytest.approx(1.0)
+    assert "timing_s/generate" not in told
 
 
 def test_ppo_trains_a_critic_beside_the_policy(parts):
@@ -196,11 +257,8 @@ def test_a_dead_engine_is_started_again_within_the_step(parts):
 
     import psutil
 
-    engines = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "EngineCore" in " ".join(process.cmdline()) or "EngineCore" in process.name()
-    ]
+    below = psutil.Process().children(recursive=True)
+    engines = [process for process in below if "VLLM::" in " ".join(process.cmdline())]
     assert engines, "vLLM's process is not among ours"
     for process in engines:
         os.kill(process.pid, signal.SIGKILL)

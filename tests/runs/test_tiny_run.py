@@ -16,7 +16,7 @@ STEPS, WARM_UP = 5, 2
 GIVEN = [
     f"trainer.sft_warmup_steps={WARM_UP}",
     "trainer.save_freq=3",
-    "rollout.deterministic=true",
+    "trainer.deterministic=true",
     "rollout.agent_driver=lockstep",
     "data.train_batch_size=8",
     "trainer.ppo_mini_batch_size=8",
@@ -91,6 +91,9 @@ def test_a_run_that_goes_on_reaches_the_same_weights_bit_for_bit(straight, tmp_p
     assert "goes on from" in out
     assert "step_3" in out
     assert [line["step"] for line in lines(again / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert [len(lines(again / "rollouts" / f"train_{step}.jsonl")) for step in range(WARM_UP + 1, STEPS + 1)] == [
+        32
+    ] * 3
     ends = [str(each / "checkpoints" / f"step_{STEPS}" / "trainer") for each in (folder, again)]
     command = [sys.executable, "-m", "hpt_megatron", "convert", "verify", *ends]
     compared = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

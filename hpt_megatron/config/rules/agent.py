@@ -10,6 +10,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.registry import plugged
 
 TOOLS = ("calculator",)
+WITH_PAGES = ("lookup", "lookup2", "search")  # embedded tasks that bring a corpus
 RESERVED = ("think", "search", "bbox", "answer", "search_complete")  # tags that have a meaning without a tool
 
 
@@ -22,7 +23,8 @@ def check_agent(run: RunConfig) -> Iterator[Problem]:
     if rollout.agent != "single_turn" and rollout.search_url is None and not inside:
         why = f"the {rollout.agent} agent searches"
         yield Problem("rollout.search_url", None, why, "http://127.0.0.1:8002/search, for example")
-    if inside and rollout.agent != "single_turn" and rollout.search_corpus_root is None:
+    made = run.data.make in WITH_PAGES and not run.data.train_files
+    if inside and rollout.agent != "single_turn" and rollout.search_corpus_root is None and not made:
         yield Problem("rollout.search_corpus_root", None, "inproc searches the pages of this folder", "a corpus folder")
     if run.reward.number == 7 and rollout.agent == "single_turn":
         why = "reward 7 scores what was retrieved, and a single turn retrieves nothing"

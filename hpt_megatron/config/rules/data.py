@@ -12,7 +12,9 @@ AUGMENTATIONS = ("brightness", "jitter", "crop_pad")
 
 def check_data_files(run: RunConfig) -> Iterator[Problem]:
     """Files that are named exist and are of a kind that can be read."""
-    for group, files in (("data.train_files", run.data.train_files), ("data.val_files", run.data.val_files)):
+    data = run.data
+    groups = {"train_files": data.train_files, "warmup_files": data.warmup_files, "val_files": data.val_files}
+    for group, files in ((f"data.{name}", files) for name, files in groups.items()):
         for index, name in enumerate(files):
             path = f"{group}[{index}]"
             if Path(name).suffix not in (".parquet", ".jsonl"):

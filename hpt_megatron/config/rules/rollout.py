@@ -104,10 +104,10 @@ def check_engine_batch(run: RunConfig) -> Iterator[Problem]:
 
 def check_deterministic(run: RunConfig) -> Iterator[Problem]:
     """Batches can only be the same every time where a turn is handed over whole."""
-    rollout = run.rollout
-    if rollout.deterministic and rollout.agent_driver != "lockstep":
+    rollout, trainer = run.rollout, run.trainer
+    if trainer.deterministic and rollout.agent_driver != "lockstep":
         why = "each trajectory asks at its own pace, so requests meet in other batches every time"
-        yield Problem("rollout.agent_driver", rollout.agent_driver, why, "lockstep, or rollout.deterministic=false")
+        yield Problem("rollout.agent_driver", rollout.agent_driver, why, "lockstep, or trainer.deterministic=false")
 
 
 def check_publish_bucket(run: RunConfig) -> Iterator[Problem]:

@@ -17,6 +17,33 @@ def check_length_of_run(run: RunConfig) -> Iterator[Problem]:
         yield Problem("trainer.total_training_steps", None, "neither epochs nor steps say when to end", "500")
 
 
+def check_warmup(run: RunConfig) -> Iterator[Problem]:
+    """A number of steps, or all of them; what is held out is a number of rows."""
+    warmup, held = run.trainer.sft_warmup_steps, run.data.hold_out
+    if warmup is not None and warmup < 0:
+        yield Problem("trainer.sft_warmup_steps", warmup, "is a number of steps", "0 or more, or null for all of them")
+    if held < 0:
+        yield Problem("data.hold_out", held, "is a number of demonstrations", "0 or more")
+
+
+def check_staleness(run: RunConfig) -> Iterator[Problem]:
+    """Rollouts ahead need devices of their own and a correction; a run that goes on does not repeat them to the bit."""
+    path, trainer = "trainer.staleness", run.trainer
+    if not trainer.staleness:
+        return
+    if trainer.staleness != 1:
+        yield Problem(path, trainer.staleness, "is a number of steps", "0 or 1")
+    if trainer.placement == "colocated":
+        why = "engines sleep while their devices train"
+        yield Problem(path, 1, why, "0, or trainer.placement=split")
+    if run.algorithm.correction.kind == "none":
+        why = "the policy that is trained is not the one that sampled, and nothing corrects for it"
+        yield Problem("algorithm.correction.kind", "none", why, "tis or mis, or trainer.staleness=0")
+    if trainer.deterministic:
+        why = "a run that goes on samples the first step again, from newer weights"
+        yield Problem(path, 1, why, "0, or trainer.deterministic=false")
+
+
 def check_optimizer(run: RunConfig) -> Iterator[Problem]:
     """Learning rate and clipping can train something."""
     trainer = run.trainer

@@ -61,6 +61,15 @@ def dots(places: list[int], chance: random.Random) -> Pixels:
     return noisy(pixels, chance)
 
 
+def cells(colours: list[str], chance: random.Random) -> Pixels:
+    """A 56 x 56 picture of four coloured cells, row by row; each lies within one visual token."""
+    pixels = blank(2 * CELL, 2 * CELL)
+    for number, name in enumerate(colours):
+        top, left = CELL * (number // 2), CELL * (number % 2)
+        pixels[top + 4 : top + 24, left + 4 : left + 24] = COLOURS[name]
+    return noisy(pixels, chance)
+
+
 def digit(pixels: Pixels, value: int, left: int, top: int, thick: int = 4) -> None:
     """Draws a digit 18 wide and 34 high into a picture."""
     wide, half = 18, 15 + thick // 2

@@ -1,9 +1,9 @@
 """`hpt data make`: an embedded task as files, the same bytes for the same seed.
 
 OUT/train.parquet      with demonstrations as the task has them
-OUT/warmup.parquet     `count` only: small counts, for the supervised warm-up before a run
+OUT/warmup.parquet     `count` and `grid`: the part of the task that a run's supervised warm-up shows
 OUT/val.parquet        without demonstrations
-OUT/corpus/            `lookup` and `lookup2`: page images and pages.jsonl, which the search service reads
+OUT/corpus/            `lookup`, `lookup2` and `search`: page images and pages.jsonl, which the search service reads
 """
 
 import random
@@ -16,6 +16,7 @@ from hpt_megatron.data.files import write_rows
 from hpt_megatron.data.record import Record
 from hpt_megatron.data.rows import row_of
 from hpt_megatron.data.tasks import several, single
+from hpt_megatron.data.tasks.grid import grid
 from hpt_megatron.errors import UserError
 
 
@@ -26,6 +27,7 @@ class Task:
     rows: Callable[[random.Random, int, str, int], list[Record]]
     parts: tuple[str, ...] = ("train", "val")
     pages: Callable[[int], several.Pages] | None = None
+    count: int = 512
 
 
 def _unseeded(make: Callable[[random.Random, int, str], list[Record]]) -> Callable[..., list[Record]]:
@@ -35,9 +37,11 @@ def _unseeded(make: Callable[[random.Random, int, str], list[Record]]) -> Callab
 TASKS = {
     "color": Task(_unseeded(single.color)),
     "count": Task(_unseeded(single.count), ("train", "warmup", "val")),
+    "grid": Task(_unseeded(grid), ("train", "warmup", "val"), count=2048),
     "digitsum": Task(_unseeded(single.digitsum)),
     "lookup": Task(several.lookup, pages=several.lookup_pages),
     "lookup2": Task(several.lookup2, pages=several.lookup2_pages),
+    "search": Task(several.search, pages=several.lookup_pages),
     "zoom": Task(_unseeded(several.zoom)),
     "pref": Task(_unseeded(single.pref)),
 }
@@ -52,8 +56,10 @@ def records(task: str, part: str, count: int, seed: int) -> list[Record]:
     return [replace(row, target=None, target_images=()) if strip else row for row in made]
 
 
-def make(task: str, out: str | Path, count: int = 512, val_count: int = 128, seed: int = 0) -> dict[str, int]:
-    """Writes the files of a task; returns the rows (pages, of a corpus) of each."""
+def make(task: str, out: str | Path, count: int | None = None, val_count: int = 128, seed: int = 0) -> dict[str, int]:
+    """Writes the files of a task; returns the rows (pages, of a corpus) of each. Without a count: the task's own."""
+    if count is None:
+        count = TASKS[task].count if task in TASKS else 1
     if min(count, val_count) < 1 or seed < 0:
         raise UserError(f"{count} and {val_count} rows of seed {seed}", mend="1 or more rows, a seed from 0")
     folder, written = Path(out), {}

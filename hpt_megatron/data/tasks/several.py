@@ -4,6 +4,7 @@ The text of a page names its key and never its value: the value is read from the
 
     lookup    value k07 ?    <search>k07</search>    the page of k07 shows 4           <answer>4</answer>
     lookup2   value k07 ?    <search>k07</search>    it shows an arrow and 12    <search>k12</search>    ...
+    search    one of `lookup`, one of `zoom`, and so on
     zoom      texture ?      <bbox>[0,28,28,56]</bbox>    the quarter, twice as large        <answer>B</answer>
 
 `zoom` shows a page of 224 x 224 at 56 x 56, so it needs `data.image_max_pixels=3136`. At that size pages of other
@@ -11,6 +12,7 @@ textures are equal to the last bit: without the right crop an answer is right on
 """
 
 import random
+from dataclasses import replace
 
 from hpt_megatron.data.record import IMAGE, Message, Record, Source
 from hpt_megatron.data.tasks import drawing
@@ -91,6 +93,14 @@ def lookup2(chance: random.Random, count: int, part: str, seed: int) -> list[Rec
         told = pages if key in shown and part != "val" else None
         rows.append(trail(f"{part}-{number}", "lookup2", [key, leads[key]], known[leads[key]], told))
     return rows
+
+
+def search(chance: random.Random, count: int, part: str, seed: int) -> list[Record]:
+    """`lookup` and `zoom` in one, turn and turn about: an agent has to choose between searching and cropping."""
+    half = -(-count // 2)
+    pairs = zip(lookup(chance, half, part, seed), zoom(chance, half, part), strict=True)
+    rows = [row for pair in pairs for row in pair][:count]
+    return [replace(row, index=f"{part}-{number}") for number, row in enumerate(rows)]
 
 
 def zoom(chance: random.Random, count: int, part: str) -> list[Record]:

@@ -33,14 +33,16 @@ class Checkpoints:
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder, self.keep_last = folder, keep_last
 
-    def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """`write` fills the folder; answers where the checkpoint is in the end."""
+    def save(
+        self, step: int, write: Callable[[Path], None], state: Mapping[str, Any], worth: float | None = None
+    ) -> Path:
+        """`write` fills the folder; answers where the checkpoint is in the end. The one worth most is always kept."""
         final = self.folder / f"step_{step}"
         partial = final.with_name(final.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
-        told = {"step": step, "state": state, "files": files_of(partial)}
+        told = {"step": step, "worth": worth, "state": state, "files": files_of(partial)}
         _write_synced(partial / MANIFEST, json.dumps(told, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -63,9 +65,23 @@ class Checkpoints:
             logger.warning("checkpoint %s is left out: %s", path, problem)
         return None
 
+    def best(self) -> int | None:
+        """The step of the checkpoint that is worth most, the newest of equals; None where none says its worth."""
+        known = [(worth, step) for step in self.steps() if (worth := self._worth(step)) is not None]
+        return max(known)[1] if known else None
+
+    def _worth(self, step: int) -> float | None:
+        try:
+            told = json.loads((self.folder / f"step_{step}" / MANIFEST).read_text(encoding="utf-8"))["worth"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return told if isinstance(told, float) and told == told else None
+
     def _prune(self) -> None:
+        best = self.best()
         for step in self.steps()[self.keep_last :]:
-            shutil.rmtree(self.folder / f"step_{step}", ignore_errors=True)
+            if step != best:
+                shutil.rmtree(self.folder / f"step_{step}", ignore_errors=True)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
 
 def _rounds(recorded: Recorded, algorithm: Algorithm) -> tuple[Batch, int]:
     """The rows of all rounds, decided again, and how many prompts they were of."""
-    warm_up = recorded.step <= recorded.run.trainer.sft_warmup_steps
+    warm_up = recorded.run.imitates(recorded.step)
     if not warm_up:
         algorithm.refill.begin()
     parts: list[Batch] = []

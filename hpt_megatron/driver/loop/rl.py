@@ -5,32 +5,28 @@
     balance   imitate or explore, per prompt   publish     weights to the engines
 
 Where gates leave groups out, `generate` and `balance` come again for other prompts, `algorithm.groups.max_rounds` times
-at most. In the first `trainer.sft_warmup_steps` steps every prompt with a target is imitated and nothing is generated.
+at most. The first `trainer.sft_warmup_steps` steps are those of `supervised.py`.
 
 Invariants
-    1. Rollouts of a step are sampled with the weights that the step before it made.
+    1. Rollouts of a step are sampled with the weights that the step before it made; with `trainer.staleness: 1` its
+       first round with those of one step earlier, while that step was trained. Each token carries its version.
     2. Nothing here knows what a strategy, an estimator or a loss does.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from hpt_megatron.algorithms.build import build_prefix
-from hpt_megatron.algorithms.routing import record
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
-from hpt_megatron.config.algorithm import needs_reference
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.data.prompts import Prompt, Prompts
-from hpt_megatron.data.samplers import Sampler
-from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
-from hpt_megatron.driver.loop.balance import balance, followed, numbered_on
+from hpt_megatron.data.prompts import Prompt
+from hpt_megatron.driver.loop.ahead import Ahead
+from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.balance import balance, numbered_on
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
-from hpt_megatron.driver.loop.step_record import StepRecord
-from hpt_megatron.driver.loop.update import num_updates, updates, weighted
+from hpt_megatron.driver.loop.supervised import Made, SupervisedLoop
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.errors import HptError
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.batch import Batch
@@ -42,50 +38,25 @@ BEFORE_ROLLOUTS = "0"
 """The version of the weights that a run starts from."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """The rows of a step before credit, and how its prompts were decided."""
+class RlLoop(SupervisedLoop):
+    """The supervised loop with rollouts."""
 
-    batch: Batch
-    outcomes: list[Outcome]
-    routing: Routing
-
-
-class RlLoop:
-    """One step after another; what surrounds them is `run.py`'s."""
-
-    def __init__(self, run: RunConfig, roles: Roles, algorithm: Algorithm, prompts: Prompts, sampler: Sampler) -> None:
-        self.run, self.roles, self.algorithm = run, roles, algorithm
-        self.prompts, self.sampler = prompts, sampler
-        self.version, self.record = BEFORE_ROLLOUTS, StepRecord(run)
+    def __init__(
+        self, run: RunConfig, roles: Roles, algorithm: Algorithm, supply: Supply, warmup: Supply | None = None
+    ) -> None:
+        super().__init__(run, roles, algorithm, supply, warmup)
+        self.version = BEFORE_ROLLOUTS
         self.prefix = build_prefix(run.algorithm, run.trainer.seed) if run.algorithm.n_prefix else NO_PREFIX
+        self.ahead: Ahead[Collected] = Ahead()
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
         self.record.begin(number, self.algorithm)
-        made = self._imitation(log) if number <= self.run.trainer.sft_warmup_steps else self._rollouts(number, log)
-        self._remember(made, number, log)
-        if made.batch.rows.num_rows == 0:
-            log.note("nothing to train on: every group was left out")
-            self.record.end(self.algorithm)
-            return
-        batch = self._advantage(made.batch, log)
-        self._update(batch, log)
-        self.record.end(self.algorithm)
+        made = self.imitation(log) if self.run.imitates(number) else self.rounds(number, log)
+        self.learn(made, number, log)
         self.version = str(number)
 
-    def _imitation(self, log: Step) -> Made:
-        """A step of the warm-up: every prompt with a target is shown, none is generated."""
-        with log.stage("prepare"):
-            taken = self._take(self.run.data.train_batch_size)
-            every = all_imitate(taken)
-            none, shown = Collected(_as_rollouts(self._shown(taken, []))), self._shown(taken, every.routing.decisions)
-            balanced = balance(none, shown, every)
-            self.record.round(taken, none, shown, every)
-        log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
-        return Made(balanced.batch, every.outcomes, every.routing)
-
-    def _rollouts(self, number: int, log: Step) -> Made:
+    def rounds(self, number: int, log: Step) -> Made:
         """Rounds of rollouts until enough groups are kept, or no round is left."""
         self.algorithm.refill.begin()
         parts: list[Batch] = []
@@ -94,13 +65,16 @@ class RlLoop:
         without = [0, 0]
         while (draw := self.algorithm.refill.to_draw()) > 0:
             with log.stage("prepare"):
-                taken = self._take(draw)
-            collected = self._collect(taken, number, log, "generate_more" if parts else "generate")
+                taken = self.supply.take(draw)
+            if parts:
+                collected = self.collect(self._asked(taken, number), log, "generate_more")
+            else:
+                collected = self._first_round(taken, number, log)
             log.add(collected.metrics)
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
                 decided = self.algorithm.decide(collected, taken, number)
-                shown = self._shown(taken, decided.decisions)
+                shown = self.shown(taken, decided.decisions)
                 balanced = balance(collected, shown, decided)
                 self.record.round(taken, collected, shown, decided)
             log.add(dict(decided.metrics))
@@ -111,126 +85,82 @@ class RlLoop:
             without = [without[0] + decided.routing.without_target, without[1] + decided.routing.without_rollout]
         return Made(Batch.concat(parts), outcomes, Routing(decisions, *without))
 
-    def _take(self, count: int) -> list[Prompt]:
-        return [self.prompts[name] for name in self.sampler.take(count)]
+    def _first_round(self, taken: Sequence[Prompt], number: int, log: Step) -> Collected:
+        """What was generated ahead, or else now; then the next step's begins."""
+        collected = None
+        if self.ahead.begun:
+            try:
+                with log.stage("generate"):
+                    collected = self.ahead.result()
+            except EngineDiedError as error:
+                log.note(f"{error}; this step's rollouts are asked for again")
+                self._mend(log)
+        if collected is None:
+            collected = self.collect(self._asked(taken, number), log, "generate")
+        if self.run.trainer.staleness and number < (self.run.trainer.total_training_steps or 0):
+            self._begin_next(number + 1, log)
+        return collected
 
-    def _collect(self, taken: Sequence[Prompt], number: int, log: Step, stage: str) -> Collected:
-        records = tuple(prompt.record for prompt in taken)
-        asked = Asked(
-            records=records,
+    def _begin_next(self, number: int, log: Step) -> None:
+        rollout, engines = self.roles.rollout, self.roles.engines
+        assert rollout is not None, "there was a first round"
+        assert engines is not None, "there was a first round"
+        asked = self._asked(self.supply.take_ahead(self.run.data.train_batch_size), number)
+        with log.stage("publish"), engines.at(self.version) as published:
+            _add_published(published, log)
+        self.ahead.begin(lambda: rollout.collect(asked))
+
+    def _asked(self, taken: Sequence[Prompt], number: int) -> Asked:
+        return Asked(
+            records=tuple(prompt.record for prompt in taken),
             places=tuple(range(len(taken))),
             samples=self.run.rollouts_per_prompt,
             step=number,
             greedy=self.run.algorithm.adv_estimator == "remax",
             prefix=self.prefix,
         )
-        return self.collect(asked, log, stage)
 
     def collect(self, asked: Asked, log: Step, stage: str) -> Collected:
         """Rollouts at the weights that the step before made."""
         rollout, engines = self.roles.rollout, self.roles.engines
         if rollout is None or engines is None:
             raise HptError("this run has nobody who generates", mend="a recipe with rollouts")
+        self.ahead.wait()
         for left in reversed(range(TRIES)):
             try:
                 with ExitStack() as stack:
                     with log.stage("publish"):
-                        published = stack.enter_context(engines.at(self.version))
-                    if published is not None:
-                        log.add({"publish/bytes": float(published.bytes), "publish/seconds": published.seconds})
+                        _add_published(stack.enter_context(engines.at(self.version)), log)
                     with log.stage(stage):
                         return rollout.collect(asked)
             except EngineDiedError as error:
                 if not left:
                     raise
                 log.note(f"{error}; it is started again")
-                with log.stage("mend"):
-                    engines.mend()
+                self._mend(log)
         raise AssertionError  # the last try answers or raises
 
-    def _shown(self, taken: Sequence[Prompt], decisions: Sequence[Decision]) -> Batch:
-        """Demonstrations of the prompts that are to imitate; rollouts that begin with theirs bring it themselves."""
-        if self.prefix.n_prefix:
-            return self.roles.teacher.show([], [])
-        places = [place for place, decision in enumerate(decisions) if decision.demo]
-        return self.roles.teacher.show([taken[place].record for place in places], places)
+    def _mend(self, log: Step) -> None:
+        assert self.roles.engines is not None  # somebody generated
+        with log.stage("mend"):
+            self.roles.engines.mend()
 
-    def _remember(self, made: Made, number: int, log: Step) -> None:
-        """What the order of later prompts depends on, and what the log says of decisions."""
-        rates = {outcome.prompt: outcome.k / outcome.n for outcome in made.outcomes if outcome.n}
-        self.sampler.observe(rates)
-        if self.run.algorithm.remove_sfted_data:
-            pairs = zip(made.outcomes, made.routing.decisions, strict=True)
-            self.sampler.remove([outcome.prompt for outcome, decision in pairs if decision.demo and decision.drop])
-        log.add(self.sampler.counts())
-        log.add(record.metrics(made.outcomes, made.routing))
-        log.add(record.composition(made.batch.rows))
-        log.decisions(record.records(number, made.outcomes, made.routing))
-
-    def _advantage(self, batch: Batch, log: Step) -> Batch:
-        """Old log-probs where something reads them, then credit."""
-        config, rows = self.run.algorithm, batch.rows
-        rows = rows.with_tokens(rollout_logp=rows.tokens["logp"])
-        if num_updates(batch, self.run) > 1 or config.kl_ctrl.kl_coef > 0:
-            with log.stage("old_log_prob"):
-                rows = rows.with_tokens(old_logp=self.roles.policy.log_probs(batch.with_rows(rows)))
-        reference = None
-        if needs_reference(config) and self.roles.reference is not None:
-            with log.stage("reference"):
-                reference = self.roles.reference.log_probs(batch.with_rows(rows))
-                rows = rows.with_tokens(ref_logp=reference)
-        if self.roles.critic is not None:
-            with log.stage("values"):
-                values = self.roles.critic.values(batch.with_rows(rows))
-                rows = rows.with_tokens(value=values, old_value=values)
-        with log.stage("advantage"):
-            credited, told = self.algorithm.credited(rows, reference)
-        log.add(told)
-        self.record.credit(batch.with_rows(rows), credited)
-        return followed(batch, rows, credited)
-
-    def _update(self, batch: Batch, log: Step) -> None:
-        algorithm, critic = self.algorithm, self.roles.critic
-        if critic is not None:
-            with log.stage("update_critic"):
-                log.critic_updates(
-                    [
-                        critic.update(
-                            weighted(part, algorithm, algorithm.critic_components), algorithm.critic_components
-                        )
-                        for part in updates(batch, self.run)
-                    ]
-                )
-        if log.number > self.run.trainer.critic_warmup:
-            with log.stage("update"):
-                reports = []
-                for part in updates(batch, self.run):
-                    ready = weighted(part, algorithm, algorithm.components)
-                    report = self.roles.policy.update(ready, algorithm.components)
-                    reports.append(self.record.update(ready, report))
-                log.updates(reports)
-        log.tokens(batch.rows.num_tokens)
+    def shown(self, taken: Sequence[Prompt], decisions: Sequence[Decision]) -> Batch:
+        """Rollouts that begin with their demonstration bring it themselves."""
+        return self.roles.teacher.show([], []) if self.prefix.n_prefix else super().shown(taken, decisions)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, beside what the trainer holds."""
-        return {
-            "algorithm": self.algorithm.state(),
-            "sampler": self.sampler.state(),
-            "prompts": self.prompts.state(),
-            "version": self.version,
-        }
+        """Also the version of the weights."""
+        return {**super().state(), "version": self.version}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave; the engines have nothing of it yet."""
-        self.algorithm.restore(state["algorithm"])
-        self.sampler.restore(state["sampler"])
-        self.prompts.restore(state["prompts"])
+        """As above; the engines have nothing of it yet."""
+        super().restore(state)
         self.version = state["version"]
         if self.roles.engines is not None:
             self.roles.engines.forget()
 
 
-def _as_rollouts(empty: Batch) -> Batch:
-    """No rows, with the columns that rollouts have."""
-    fields = {"score": torch.zeros(0), "cut": torch.zeros(0).bool()}
-    return empty.with_rows(empty.rows.with_fields(**fields))
+def _add_published(published: Any, log: Step) -> None:
+    if published is not None:
+        log.add({"publish/bytes": float(published.bytes), "publish/seconds": published.seconds})

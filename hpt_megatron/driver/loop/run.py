@@ -25,6 +25,7 @@ from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.step import Step
 
+CHECKPOINTS = "checkpoints"
 STOPPED = 75
 """Exit code: saved, and to be gone on with."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -67,7 +68,7 @@ class Course:
     ) -> None:
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
         self.stop = ""
-        self.checkpoints = Checkpoints(journal.folder / "checkpoints", run.trainer.keep_last)
+        self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last)
 
     def go(self) -> int:
         """From the first step that is missing to the last; answers how many were made."""
@@ -121,8 +122,9 @@ class Course:
             told = self.validate(number, log)
         stopped = self.stop and not last
         if last or stopped or _due(number, self.run.trainer.save_freq):
+            worth = told.get(self.run.trainer.best_metric or "")
             with log.stage("save"):
-                self._save(number, last)
+                self._save(number, last, worth)
         log.end()
         self.journal.step(log)
         if told:
@@ -131,12 +133,12 @@ class Course:
             what = f"stopped by {self.stop} after step {number} of {self.journal.total}; the step is saved"
             raise StoppedError(what, mend="the same command goes on from it")
 
-    def _save(self, number: int, last: bool) -> None:
+    def _save(self, number: int, last: bool, worth: float | None) -> None:
         def write(folder: Path) -> None:
             for name, model in self.saved.items():
                 model.save(folder / name, {"step": number}, last)
 
-        self.checkpoints.save(number, write, self.loop.state())
+        self.checkpoints.save(number, write, self.loop.state(), worth)
 
 
 def _due(step: int, every: int) -> bool:

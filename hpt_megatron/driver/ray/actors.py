@@ -34,6 +34,7 @@ class TrainerProcess:
 
         logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
         torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(run.trainer.deterministic, warn_only=True)  # what has no such kernel says so
         from hpt_megatron.mcore.worker import MegatronWorker
 
         self.worker: Any = MegatronWorker(run, head=head, train=train, forbidden=forbidden)  # type: ignore[arg-type]

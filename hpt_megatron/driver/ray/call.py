@@ -16,6 +16,10 @@ class ActorDiedError(HptError):
     """The process of a role is gone."""
 
 
+class MemoryShortError(HptError):
+    """A role could not get the memory that it asked for."""
+
+
 def answer(reference: Any, who: str = "a role") -> Any:
     """Of one call."""
     return answers([reference], who)[0]
@@ -33,6 +37,8 @@ def answers(references: Sequence[Any], who: str = "a role") -> list[Any]:
         except RayTaskError as error:
             if isinstance(error.cause, HptError):
                 raise error.cause from None
+            if short_of_memory(error.cause):
+                raise MemoryShortError(f"{who} ran out of memory", where="ray") from None
             _look_for_a_death(waiting, who)
             raise
     return list(ray.get(list(references)))
@@ -50,6 +56,16 @@ def _look_for_a_death(references: Sequence[Any], who: str) -> None:
             raise _died(error, who) from None
         except Exception:
             continue
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether this is how a device's allocator, the host's or Python says so."""
+    words = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words))
+    )
 
 
 def _died(error: RayActorError, who: str) -> ActorDiedError:

@@ -17,6 +17,8 @@ Example:
 from dataclasses import dataclass
 from typing import Literal
 
+from hpt_megatron.algorithms.build import build_models
+from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import UserError
 
 Placement = Literal["colocated", "split", "host"]
@@ -42,6 +44,18 @@ def plan_of(trainer_ranks: int, engines: int, engine_devices: int, extra_roles: 
         what = f"{engines} engines of {engine_devices} devices do not fit onto the trainer's {trainer_ranks}"
         raise UserError(what, where="rollout.replicas", mend="fewer replicas, or trainer.placement=split")
     return Plan(max([trainer_ranks, *(max(one) + 1 for one in each if one)]), trainer, tuple(each), others)
+
+
+def plan_for(run: RunConfig, generates: bool = True) -> Plan:
+    """Where the processes of a run stand."""
+    rollout = run.rollout
+    return plan_of(
+        run.devices,
+        run.engines if generates else 0,
+        rollout.tensor_parallel_size,
+        len(build_models(run.algorithm)) - 1,
+        run.trainer.placement,
+    )
 
 
 def check_room(plan: Plan, have: float, kind: str) -> None:

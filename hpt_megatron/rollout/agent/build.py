@@ -14,6 +14,7 @@ from hpt_megatron.rollout.agent.machine import Rules
 from hpt_megatron.rollout.agent.modes import Mode, instruction_of, mode_of
 from hpt_megatron.rollout.agent.views import CropRules, Viewer
 from hpt_megatron.rollout.engine.role import RolloutEngine
+from hpt_megatron.rollout.loop_thread import LoopThread
 from hpt_megatron.rollout.search.client import SearchClient
 from hpt_megatron.rollout.search.settings import Retriever
 from hpt_megatron.rollout.tools import bbox, calculator, search  # noqa: F401  (they name themselves)
@@ -51,6 +52,18 @@ def agent_of(run: RunConfig, engine: RolloutEngine, folder: str) -> Agent:
         append_answer=rollout.append_generator_answer,
     )
     return Agent(kit, client, rollout.agent_driver)
+
+
+def check_search(run: RunConfig) -> None:
+    """Whether the search service that a run needs answers; a refusal is one line, before anything has started."""
+    rollout = run.rollout
+    if "search" in mode_of(rollout.agent, rollout.tools).actions:
+        client, loop = SearchClient(Retriever.of(rollout)), LoopThread("search")
+        try:
+            loop.run(client.probe())
+        finally:
+            loop.run(client.close())
+            loop.close()
 
 
 def viewer_of(run: RunConfig, folder: str) -> Viewer:

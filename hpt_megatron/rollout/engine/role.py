@@ -110,7 +110,7 @@ class RolloutEngine(Protocol):
         """All of them, waited for."""
 
     def held(self) -> AbstractContextManager[None]:
-        """With `rollout.deterministic`, what is asked inside begins together and in order when this ends."""
+        """With `trainer.deterministic`, what is asked inside begins together and in order when this ends."""
 
     def abort(self) -> None:
         """Ends everything that is being generated; each response is answered as far as it came."""

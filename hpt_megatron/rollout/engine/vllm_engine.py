@@ -10,7 +10,7 @@
 vLLM's own loop runs in a thread of this process, its engine in processes of their own. `submit` answers a future, every
 other method waits, so whoever drives needs no event loop. All requests that run share one continuous batch.
 
-`rollout.deterministic` makes a turn's batches the same every time: what is asked inside `held` begins together, in the
+`trainer.deterministic` makes a turn's batches the same every time: what is asked inside `held` begins together, in the
 order in which it was asked. How requests meet in a batch changes the last bits of their numbers otherwise.
 
 Invariants
@@ -31,6 +31,7 @@ from typing import Any
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
 from hpt_megatron.rollout.engine.role import Asleep, EngineDiedError, Prompt, RequestRefusedError, Sampled, Sampling
+from hpt_megatron.rollout.engine.vllm_processes import fork_server, use_fork_server
 from hpt_megatron.rollout.engine.vllm_settings import engine_settings, sampling_params, set_environment
 from hpt_megatron.rollout.loop_thread import LoopThread
 
@@ -59,6 +60,8 @@ class VllmEngine:
 
         self.on_gpu = torch.cuda.is_available()
         set_environment(self.on_gpu)
+        if not self.on_gpu:
+            fork_server()
         self._thread, self._order = LoopThread("vllm"), asyncio.Lock()
         self._vllm = self._thread.run(self._create())
         self.cache_tokens = int(self._engine.vllm_config.cache_config.kv_cache_size_tokens or 0)
@@ -84,6 +87,8 @@ class VllmEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if not self.on_gpu:
+            use_fork_server()
         settings = engine_settings(self.run, self.folder, self.forbidden, self.on_gpu)
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**(settings | self.more)))
 
@@ -102,9 +107,9 @@ class VllmEngine:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """With `rollout.deterministic`, whatever is asked inside begins when this ends; otherwise at once."""
+        """With `trainer.deterministic`, whatever is asked inside begins when this ends; otherwise at once."""
         self._ready()
-        if not self.run.rollout.deterministic:
+        if not self.run.trainer.deterministic:
             yield
             return
         self._wait(self._engine.pause_generation(mode="keep", clear_cache=False))
@@ -127,7 +132,7 @@ class VllmEngine:
     async def _one(self, prompt: Prompt, sampling: Sampling, aborts: int) -> list[Sampled]:
         try:
             # Requests with images are prepared in threads, and would overtake one another.
-            async with self._order if self.run.rollout.deterministic else contextlib.nullcontext():
+            async with self._order if self.run.trainer.deterministic else contextlib.nullcontext():
                 asked = await self._ask(prompt, sampling, aborts)
             return await self._answer(*asked)
         except asyncio.CancelledError:

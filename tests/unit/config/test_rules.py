@@ -359,7 +359,16 @@ BROKEN = [
         )
     ],
     ([SEVEN, "rollout.tools=[calculator]"], "rollout.tools", "single turn", "vrag", "warning"),
-    ([SEVEN, "rollout.deterministic=true"], "rollout.agent_driver", "own pace", "lockstep", "error"),
+    ([SEVEN, "trainer.sft_warmup_steps=-1"], "trainer.sft_warmup_steps", "number of steps", "null for all", "error"),
+    ([SEVEN, "data.hold_out=-1"], "data.hold_out", "number of demonstrations", "0 or more", "error"),
+    ([SEVEN, "trainer.staleness=2"], "trainer.staleness", "number of steps", "0 or 1", "error"),
+    ([SEVEN, "trainer.staleness=1"], "trainer.staleness", "engines sleep", "placement=split", "error"),
+    ([SEVEN, "trainer.staleness=1"], "algorithm.correction.kind", "nothing corrects", "tis or mis", "error"),
+    (
+        [SEVEN, "trainer.staleness=1", "trainer.deterministic=true"],
+        *("trainer.staleness", "from newer weights", "deterministic=false", "error"),
+    ),
+    ([SEVEN, "trainer.deterministic=true"], "rollout.agent_driver", "own pace", "lockstep", "error"),
     ([SEVEN, "rollout.invalid_limit=-1"], "rollout.invalid_limit", "negative", "0 or more", "error"),
     ([SEVEN, "rollout.search_timeout_s=0"], "rollout.search_timeout_s", "ever answer", "15", "error"),
     ([SEVEN, "rollout.search_connect_timeout_s=0"], "rollout.search_connect_timeout_s", "ever answer", "15", "error"),

@@ -32,15 +32,17 @@ def test_every_task_is_sound_short_and_the_same_for_the_same_seed(model, task):
         assert len({row.index for row in rows}) == len(rows)
         for row in rows:
             assert problems_of(row) == []
-            prompt = make_prompt(row, *model, PromptRules(longest=99, max_pixels=3136 if task == "zoom" else None))
+            prompt = make_prompt(
+                row, *model, PromptRules(longest=99, max_pixels=3136 if task in ("zoom", "search") else None)
+            )
             assert len(prompt.ids) <= 48
             assert len(prompt.target_ids) <= 64
             assert part != "val" or task == "pref" or not prompt.target_ids
             for image, size in zip(row.images, prompt.sizes, strict=True):
-                assert task == "zoom" or open_source(image).size == size  # nothing is resized
+                assert task in ("zoom", "search") or open_source(image).size == size  # nothing is resized
 
 
-@pytest.mark.parametrize("task", ["color", "digitsum", "lookup", "lookup2", "zoom"])
+@pytest.mark.parametrize("task", ["color", "digitsum", "lookup", "lookup2", "zoom", "search"])
 def test_the_teacher_of_these_is_right_and_speaks_in_actions(task):
     shown = [row for row in records(task, "train", 64, 0) if row.target]
     assert shown
@@ -64,6 +66,24 @@ def test_the_teacher_of_count_is_biased_from_six_on_and_its_sums_are_right():
     warmup = records("count", "warmup", 100, 0)
     assert {int(row.golds[0]) for row in warmup} == set(range(6))
     assert all(first_action(row.target_text).body == row.golds[0] for row in warmup)
+
+
+def test_the_teacher_of_grid_lists_right_and_is_biased_from_two_on_where_it_answers_in_digits():
+    rows = records("grid", "train", 800, 0)
+    wrong = collections.defaultdict(list)
+    for row in rows:
+        listed = row.target_text.partition("</think>")[0].removeprefix("<think>").split()
+        pixels = np.asarray(open_source(row.images[0])).astype(int)
+        for number, name in enumerate(listed):
+            seen = pixels[28 * (number // 2) + 14, 28 * (number % 2) + 14]
+            assert np.abs(seen - drawing.COLOURS[name]).max() <= 12
+        total = listed.count(row.question.split()[1])
+        assert row.golds == (str(total) if row.data_source == "grid_digits" else f"k{total:02d}",)
+        wrong[row.data_source, total].append(first_action(row.target_text).body != row.golds[0])
+    assert not any(any(found) for (kind, total), found in wrong.items() if kind == "grid_keys" or total < 2)
+    assert 0.62 < np.mean([found for total in (2, 3, 4) for found in wrong["grid_digits", total]]) < 0.78
+    assert {row.data_source for row in rows} == {"grid_digits", "grid_keys"}
+    assert {row.data_source for row in records("grid", "warmup", 50, 0)} == {"grid_digits"}
 
 
 def test_the_sums_of_count_are_those_of_the_dots_in_each_visual_token():

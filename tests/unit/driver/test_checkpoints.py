@@ -10,7 +10,7 @@ from hpt_megatron.errors import UserError
 pytestmark = pytest.mark.fast
 
 
-def saved(folder, steps, keep_last=3):
+def saved(folder, steps, keep_last=3, worth=()):
     checkpoints = Checkpoints(folder, keep_last)
     for step in steps:
 
@@ -18,7 +18,7 @@ def saved(folder, steps, keep_last=3):
             (path / "trainer").mkdir()
             (path / "trainer" / "weights").write_text(f"of {step}")
 
-        checkpoints.save(step, write, {"at": step})
+        checkpoints.save(step, write, {"at": step}, dict(worth).get(step))
     return checkpoints
 
 
@@ -63,3 +63,12 @@ def test_the_same_step_saved_again_replaces_the_first(tmp_path):
     again = saved(tmp_path, [3])
     assert again.steps() == [3]
     assert json.loads((tmp_path / "step_3" / MANIFEST).read_text())["step"] == 3
+
+
+def test_the_best_is_kept_beside_the_newest_until_a_better_one_comes(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2, 3, 4], keep_last=1, worth={1: 0.25, 2: 0.5, 3: float("nan")})
+    assert checkpoints.best() == 2
+    assert checkpoints.steps() == [4, 2]
+    saved(tmp_path, [5, 6], keep_last=1, worth={5: 0.75})
+    assert checkpoints.steps() == [6, 5]
+    assert read(tmp_path / "step_5")["worth"] == 0.75

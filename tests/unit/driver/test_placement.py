@@ -2,8 +2,10 @@
 
 import pytest
 
-from hpt_megatron.driver.ray.placement import check_room, plan_of
+from hpt_megatron.config.load import load_run
+from hpt_megatron.driver.ray.placement import check_room, plan_for, plan_of
 from hpt_megatron.errors import UserError
+from hpt_megatron.recipes.roles_table import roles_table
 
 
 def test_colocated_engines_take_the_devices_of_neighbouring_trainer_ranks():
@@ -28,3 +30,27 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
     check_room(plan, 12.0, "GPU")
     with pytest.raises(UserError, match="the run needs 12 GPUs and the cluster has 11"):
         check_room(plan, 11.0, "GPU")
+
+
+def test_where_engines_share_devices_there_are_as_many_as_fit_and_a_run_that_only_imitates_has_none():
+    run = load_run(["experiment=hpt-7b", "rollout.tensor_parallel_size=2"])
+    assert run.devices == 8
+    assert plan_for(run).engines == ((0, 1), (2, 3), (4, 5), (6, 7))
+    tiny = load_run(["experiment=tiny-hpt", "trainer.sft_warmup_steps=null"])
+    assert tiny.supervised
+    assert plan_for(tiny).engines == ((2,),)
+    assert plan_for(tiny, generates=False).bundles == 2
+
+
+def test_the_table_of_roles_names_devices_and_bytes_of_those_that_a_run_has():
+    given = ["experiment=tiny-ppo", "algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.1"]
+    told = [line.split()[:3] for line in roles_table(load_run(given), generates=True)]
+    assert told == [
+        ["policy", "devices", "0-1"],
+        ["reference", "devices", "0-1"],
+        ["critic", "devices", "0-1"],
+        ["engine", "device", "2"],
+    ]
+    plain = roles_table(load_run(["experiment=tiny-hpt"]), generates=False)
+    assert [line.split()[0] for line in plain] == ["policy"], "no KL asks for a reference"
+    assert "moments, float32 0.01" in plain[0]

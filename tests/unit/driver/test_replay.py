@@ -23,6 +23,7 @@ from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.replay import again, read
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Collected, Roles
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.observe.record import write_record
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.step_report import StepReport
@@ -58,7 +59,7 @@ def recorded(folder, *given, steps=3):
     engines = SimpleNamespace(at=lambda version: nullcontext(None))
     roles = Roles(Model(), shown, Played(), engines, reference=Model())
     held = Prompts({prompt.index: prompt for prompt in prompts()})
-    loop = RlLoop(run, roles, Algorithm(run), held, Shuffled(list(held.names), 0))
+    loop = RlLoop(run, roles, Algorithm(run), Supply(held, Shuffled(list(held.names), 0)))
     for step in range(1, steps + 1):
         loop.step(step, Step(step))
     return folder
@@ -178,7 +179,7 @@ def test_prompts_whose_target_took_the_place_of_rollouts_are_removed_where_the_k
     held = Prompts({prompt.index: prompt for prompt in prompts()})
     sampler = Shuffled(list(held.names), 0)
     order = Shuffled(list(held.names), 0).take(3)
-    RlLoop(run, Roles(Model(), shown, Played(), engines), Algorithm(run), held, sampler).step(2, Step(2))
+    RlLoop(run, Roles(Model(), shown, Played(), engines), Algorithm(run), Supply(held, sampler)).step(2, Step(2))
     assert sampler.state()["removed"] == [order[2]], "of the scores of step 2 the last prompt has no success"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hpt_megatron.config.load import load_run
 from hpt_megatron.errors import UserError
 from hpt_megatron.observe.journal import Journal
-from hpt_megatron.observe.record import check_record, write_record
+from hpt_megatron.observe.record import check_marks, check_record, write_record
 from hpt_megatron.observe.step import Step
 from hpt_megatron.protocol.step_report import StepReport
 
@@ -50,10 +50,23 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_undone(tmp_path):
         journal.step(step(number))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "torn')
+    (tmp_path / "rollouts").mkdir()
+    for number in (2, 3, 10):
+        (tmp_path / "rollouts" / f"train_{number}.jsonl").touch()
     journal.begin(2)
+    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["train_2.jsonl"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_tokenizer_or_a_processor_that_changed_under_a_run_is_refused(tmp_path):
+    marks = {"pictures": "a", "chat": "b", "forbidden": "c"}
+    check_marks(marks, tmp_path)
+    check_marks(marks, tmp_path)
+    with pytest.raises(UserError, match="has changed since the run began: chat"):
+        check_marks({**marks, "chat": "d"}, tmp_path)
+    assert json.loads((tmp_path / "marks.json").read_text()) == marks
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

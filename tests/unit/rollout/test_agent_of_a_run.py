@@ -10,9 +10,9 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.rewards.turns import ACTIONS
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import Agent
-from hpt_megatron.rollout.agent.fingerprints import record_of
 from hpt_megatron.rollout.agent.metrics import metrics
 from hpt_megatron.rollout.agent.source_names import GenerationConfig, LLMGenerationManager
+from hpt_megatron.rollout.marks import marks_of
 from hpt_megatron.rollout.tools.tool import TOOLS
 
 ANSWER = "<answer>4</answer>"
@@ -43,11 +43,10 @@ def test_an_agent_built_from_a_run_solves_the_lookup_task_within_the_runs_budget
 def test_what_a_run_records_of_its_agent_changes_with_tokens_images_and_the_mask(chat, tiny, corpus):
     engine = Scripted(chat, turns(ANSWER))
     with agent_of(run_of(corpus), engine, str(tiny)) as agent:
-        told = record_of(agent)
-        assert told == record_of(agent)
+        kit = agent.kit
+        told = marks_of(kit.chat, kit.viewer.rules, engine.forbidden)
         assert (told["pictures"], told["chat"]) == (PictureRules.of_folder(tiny).fingerprint, chat.fingerprint)
-        engine.forbidden = (3, 4, 5)
-        other = record_of(agent)
+        other = marks_of(kit.chat, kit.viewer.rules, (3, 4, 5))
     assert [name for name in told if told[name] != other[name]] == ["forbidden"]
 
 
