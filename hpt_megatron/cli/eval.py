@@ -4,7 +4,7 @@ The model is `model.path`, a folder in the hub's format, or `--checkpoint`, what
 the engine, agent and rewards of the run with `rollout.n_val`, `val_temperature` and `val_top_p`; nothing is trained.
 
 Example:
-    $ hpt eval experiment=hpt-7b model.path=... data.val_files=[test.parquet] rollout.n_val=16 --k 1,4,16
+    $ hpt eval experiment=hpt-7b model.path=... rollout.n_val=16 rollout.val_temperature=0.6 --k 1,4,16
     $ hpt eval --checkpoint runs/tiny-hpt/checkpoints/step_60 --out runs/tiny-hpt/eval_60
 """
 

@@ -66,7 +66,8 @@ def hold_out(prompts: Prompts, count: int, seed: int) -> list[Prompt]:
 
 def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
     """The prompts that are validated on; none where no file is given."""
-    records: list[Record] = read(data.val_files, data.image_root).sound() if data.val_files else []
+    found = read(data.val_files, data.image_root) if data.val_files else None
+    records: list[Record] = found.sound("data.val_files") if found else []
     return _made(records, chat, rules, data)
 
 

@@ -43,7 +43,7 @@ class Reading:
     parsed: int = 0  # without them
     filled: Counter[str] = field(default_factory=Counter)  # rows that have a value, by column
 
-    def sound(self) -> list[Record]:
+    def sound(self, key: str = "data.train_files") -> list[Record]:
         """The records, if every row could be used; else one line that says how many could not and shows the first."""
         errors = [problem for problem in self.problems if problem.kind == "error"]
         if errors:
@@ -51,7 +51,7 @@ class Reading:
             mend = "`hpt data inspect FILE` lists all"
             raise UserError(f"{errors[0].what}{more}", where=errors[0].where, mend=mend)
         if not self.records:
-            raise UserError("no row was found", where="data.train_files")
+            raise UserError("no row was found", where=key)
         return self.records
 
 

@@ -56,6 +56,7 @@ def exported(checkpoint: Path, out: Path) -> Path:
 
 def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> dict[str, Any]:
     """Starts an engine, asks it, and writes what comes out."""
+    _check_samples(asked, ks)
     made = replace(asked, data=replace(asked.data, make=None)) if asked.data.val_files else asked
     run = with_files(made, Path(asked.trainer.run_dir))
     folder = str(run.model.path)
@@ -66,7 +67,6 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
         told = ", ".join(f"{name} {number}" for name, number in prompts.report.items() if number)
         what = f"no prompt can be used ({told})" if told else "no file is given"
         raise UserError(what, where="data.val_files", mend="`hpt data inspect FILE --model FOLDER` says why")
-    _check_ks(ks, run.rollout.n_val)
     shown.write(f"{len(records)} prompts, {run.rollout.n_val} responses each, from {folder}\n")
     shown.flush()
     engine = engine_of(run, folder, chat)
@@ -77,7 +77,14 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
         engine.stop()
 
 
-def _check_ks(ks: Sequence[int], most: int) -> None:
+def _check_samples(run: RunConfig, ks: Sequence[int]) -> None:
+    rollout, most = run.rollout, run.rollout.n_val
+    if most > 1 and rollout.val_temperature == 0:
+        what, mend = (
+            f"0 is greedy: the {most} responses to a prompt would be one and the same",
+            "0.6, or rollout.n_val=1",
+        )
+        raise UserError(what, where="rollout.val_temperature", mend=mend)
     if over := [k for k in ks if k > most]:
         mend = f"at most {most}, or rollout.n_val={over[0]}"
         raise UserError(f"pass@{over[0]} needs {over[0]} responses to a prompt", where="--k", mend=mend)

@@ -26,6 +26,7 @@ from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.roles import Asked, Collected, Roles
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.teacher import Teacher
 from hpt_megatron.embedded.folder import write_tiny
 from hpt_megatron.mcore.initialize import Rendezvous

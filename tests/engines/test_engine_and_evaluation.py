@@ -31,7 +31,7 @@ def records():
 
 def run_of(folder, *more):
     given = [f"model.path={folder}", f"rollout.n_val={SAMPLES}", "rollout.max_num_seqs=8", "rollout.max_model_len=1024"]
-    return load_run([*given, "data.max_response_length=16", "data.max_prompt_length=256", *more])
+    return load_run([*given, "rollout.val_temperature=1.0", "data.max_prompt_length=256", *more])
 
 
 def test_the_figures_are_a_recount_of_the_trajectories(shared_engine, folder, records, tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_the_figures_are_a_recount_of_the_trajectories(shared_engine, folder, re
     assert of_all[f"avg@{SAMPLES}"]["value"] == pytest.approx(sum(right.values()) / (3 * SAMPLES))
     pairs = [1 - comb(SAMPLES - right[name], 2) / comb(SAMPLES, 2) for name in "abc"]
     assert of_all["pass@2"]["value"] == pytest.approx(sum(pairs) / 3)
-    totals = [line["components"]["total"] for line in lines]
+    totals = [line["total"] for line in lines]
     assert of_all["mean_score"]["value"] == pytest.approx(sum(totals) / len(totals))
     assert (told["prompts"], told["responses"], told["not_scored"]) == (3, 3 * SAMPLES, 0)
     assert json.loads((tmp_path / "eval.json").read_text()) == json.loads(json.dumps(told))
@@ -75,10 +75,11 @@ def test_what_cannot_be_measured_is_refused_in_one_line_before_an_engine_starts(
     for arguments, says in (
         ([*run, "--k", "0"], "whole numbers from 1 are needed"),
         ([*run, "--k", "99"], "pass@99 needs 99 responses to a prompt"),
+        ([*run, "rollout.n_val=4"], "rollout.val_temperature: 0 is greedy: the 4 responses to a prompt would be one"),
         ([*run, "--out", str(tmp_path / "done")], "holds an evaluation"),
         ([*run, "--checkpoint", str(tmp_path / "none")], "no such checkpoint"),
         ([*run, "data.make=null"], "data.val_files: no file is given"),
-        ([*run, f"data.val_files=[{data}]"], str(data)),
+        ([*run, f"data.val_files=[{data}]"], "data.val_files: no row was found"),
     ):
         assert main(["eval", *arguments]) == 2, arguments
         said = capsys.readouterr().err

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from hpt_megatron.config.problem import counted
 from hpt_megatron.config.recorded import run_of
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
@@ -132,7 +133,7 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
     algorithm = Algorithm(recorded.run)
     algorithm.restore(recorded.told["state"])
     made, prompts = _rounds(recorded, algorithm)
-    yield f"{prompts} prompts in {len(recorded.told['rounds'])} rounds"
+    yield f"{counted(prompts, 'prompt')} in {counted(len(recorded.told['rounds']), 'round')}"
     if not made.rows.num_rows:
         yield from ("none: every group was left out", "none", "none")
         return
@@ -142,7 +143,7 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
     credited, _ = algorithm.credited(before, before.tokens.get("ref_logp"))
     _same_rows(recorded.batch(CREDITED).rows, credited)
     _same_values(recorded.told["state_after"], algorithm.state(), "the algorithm's state after the step")
-    yield f"credit and returns of {int(credited.tokens['trained'].sum())} tokens"
+    yield f"of {int(credited.tokens['trained'].sum())} tokens"
     batch = followed(made.with_rows(before), before, credited)
     reports = recorded.reports
     for number, part in enumerate(updates(batch, recorded.run) if reports else (), 1):
@@ -151,7 +152,8 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
             _same_rows(recorded.batch(UPDATE.format(number)).rows, ready[-1].rows, f"update {number}, ")
     if len(ready) != len(reports):
         raise DiffersError(f"{len(reports)} optimizer steps recorded, {len(ready)} now")
-    yield f"of {len(ready)} optimizer steps, components {', '.join(each.name for each in algorithm.components)}"
+    names = ", ".join(each.name for each in algorithm.components)
+    yield f"of {counted(len(ready), 'optimizer step')}, components {names}"
 
 
 def _rounds(recorded: Recorded, algorithm: Algorithm) -> tuple[Batch, int]:
