@@ -32,14 +32,15 @@ class WandbRun:
         import wandb
 
         made = hashlib.sha256(f"{place.folder.resolve()}{os.urandom(8).hex()}".encode()).hexdigest()[:12]
+        how: Any = mode()
         self.run: Any = wandb.init(
             project=place.project,
             name=place.name,
             id=remembered(place.folder / ID, made),
             dir=str(place.folder),
             config=dict(place.settings),
-            mode=mode(),
-            resume="allow" if mode() == "online" else None,
+            mode=how,
+            resume="allow" if how == "online" else None,
             settings=wandb.Settings(console="off", silent=True),
         )
 
