@@ -30,6 +30,7 @@ from hpt_megatron.driver.loop.rollouts import Rollouts, components_of
 from hpt_megatron.errors import UserError
 from hpt_megatron.observe.pass_rates import Group, figures, powers
 from hpt_megatron.recipes.files import with_files
+from hpt_megatron.rollout.agent.build import check_search
 from hpt_megatron.rollout.engine.build import engine_of
 
 RESULT, ROLLOUTS, MODEL, TRAINER = "eval.json", "rollouts", "model", "trainer"
@@ -59,6 +60,7 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
     _check_samples(asked, ks)
     made = replace(asked, data=replace(asked.data, make=None)) if asked.data.val_files else asked
     run = with_files(made, Path(asked.trainer.run_dir))
+    check_search(run)
     folder = str(run.model.path)
     chat = Chat.open(folder)
     prompts = val_prompts(run.data, chat, PictureRules.of_folder(folder))
