@@ -22,6 +22,7 @@ from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.engines import Engines
 from hpt_megatron.driver.loop.rl import RlLoop
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.roles import Collected, Roles
 from hpt_megatron.driver.loop.validation import figures
 from hpt_megatron.mcore.model.stage import Said
@@ -42,8 +43,8 @@ from hpt_megatron.rollout.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[3]
 PROMPTS, SAMPLES, WORDS = 4, 4, 12
-NOT_OF_A_STEP = ("names.py", "imitated.py", "display.py")
-"""Names of others, of a part that the loop does not use, and a beginning of names."""
+NOT_OF_A_STEP = ("names.py", "overview.py", "display.py")
+"""Names of others, and beginnings of names."""
 ASKED = ["data.train_batch_size=4", "trainer.ppo_mini_batch_size=2", f"rollout.n_verify={SAMPLES}", "rollout.n=4"]
 
 
@@ -134,7 +135,7 @@ def step_of(folder, steps=2, *more):
     engines = Engines(sync, SimpleNamespace(ready=lambda: None))
     teacher = SimpleNamespace(show=lambda records, places: batch_of(list(places), [], True))
     roles = Roles(Table(), teacher, Sampled(), engines)
-    loop = RlLoop(run, roles, Algorithm(run), prompts, build_sampler(run.data, 1, prompts))
+    loop = RlLoop(run, roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 1, prompts)))
     watch = GPUMonitor()
     journal = Journal(folder, steps, io.StringIO(), Watchers(monitors=Monitors(run), usage=watch))
     journal.begin(0)
@@ -171,7 +172,7 @@ def lines(tmp_path_factory):
 
 
 def test_every_number_of_a_step_is_in_the_table_and_every_plain_one_of_the_table_is_in_a_step(lines):
-    given = {name for line in lines for name in line} - {"step"}
+    given = {name for line in lines for name in line} - {"step", "of"}
     patterns = {name: pattern(name) for name in table()}
     unknown = sorted(name for name in given if not any(each.fullmatch(name) for each in patterns.values()))
     assert not unknown, f"not in docs/metrics.md: {unknown}"
