@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The first door: sets up, says what this host has, and writes the tiny model that the embedded default runs on.
-# Safe to run again. It needs Python 3.11 with venv, and a network the first time.
+# The first door: sets up, says what this host has, trains the embedded default and reports it. Safe to run again: a run
+# that was interrupted goes on, and one that is finished is only reported. It needs Python 3.11 with venv, and a network
+# the first time.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
@@ -16,4 +17,6 @@ hpt() { # hpt VERB ...: the command of this checkout, with what it took
 
 hpt doctor
 hpt tiny runs/tiny-model --overwrite
+hpt train trainer.run_dir=runs/tiny-hpt
+hpt report runs/tiny-hpt
 printf '\n[quickstart] done in %d s; next: source .venv/bin/activate && hpt --help\n' "$SECONDS"

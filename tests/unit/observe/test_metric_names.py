@@ -22,8 +22,8 @@ from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.engines import Engines
 from hpt_megatron.driver.loop.rl import RlLoop
-from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.roles import Collected, Roles
+from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.validation import figures
 from hpt_megatron.mcore.model.stage import Said
 from hpt_megatron.mcore.packing.pack import build_pack
