@@ -4,7 +4,7 @@
     kl          KL to the reference > kl_times x algorithm.kl_ctrl.target_kl          kl, kl_times
     reward      the mean reward lies reward_fall below the best it was                reward, reward_fall
     length      responses are longer than length_times x those of the first steps     length, length_times
-    entropy     the entropy is below entropy_share x that of the first steps          entropy, entropy_share
+    entropy     that of rollouts is below entropy_share x that of their first steps   entropy, entropy_share
     demo_loss   held-out demonstrations cost demo_loss_gap more than trained ones     demo_loss, demo_loss_gap
 
 Numbers are means over the last `window` steps, the first steps are as many. Another package adds a monitor through the
@@ -36,7 +36,7 @@ class Monitor:
 
 MONITORS: Registry[Monitor] = Registry("monitor", "hpt_megatron.monitors")
 KL, KL_LOSS, REWARD, LENGTH = "kl/sequence", "actor/kl_loss", "reward/mean", "response_length/mean"
-ENTROPY, DEMO, HELD_OUT = "actor/entropy_loss", "actor/sft_loss", "val/demo_loss"
+ENTROPY, DEMO, HELD_OUT = "entropy/rl", "actor/sft_loss", "val/demo_loss"
 
 
 def _kl(curves: Curves, run: RunConfig) -> str:

@@ -68,7 +68,7 @@ def test_kl_is_held_against_the_target_also_where_only_the_loss_has_one():
 
 
 def test_entropy_that_collapses_is_told():
-    found = told(watching(), "actor/entropy_loss", [2.0, 2.0, 1.0, 0.2, 0.1])
+    found = told(watching(), "entropy/rl", [2.0, 2.0, 1.0, 0.2, 0.1])
     assert found[-1] == ["entropy: the entropy of the policy is 0.15, at the start it was 2"]
     assert not any(found[:-1])
 
@@ -114,7 +114,7 @@ def test_a_resumed_run_is_warned_as_one_that_never_stopped():
 
 def test_what_a_run_does_not_report_and_what_is_no_number_is_no_reason_to_warn():
     monitors = watching("trainer.monitors.entropy=stop")
-    for numbers in ({}, {"actor/entropy_loss": float("nan")}, {"reward/mean": None}) * 5:
+    for numbers in ({}, {"entropy/rl": float("nan")}, {"reward/mean": None}) * 5:
         found = monitors.look(numbers)
         assert (found.told, found.stop) == ([], "")
     assert set(found.numbers) == {f"monitor/{name}" for name in MONITORS.names()}
