@@ -163,6 +163,7 @@ def test_wandb_writes_a_run_offline_without_a_key_and_goes_on_in_it(tmp_path, mo
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "240")  # for its own process to start, on a host that is busy
     first = open_wandb(place(tmp_path, 1))
     first.write(1, {"loss": 1.0, "val/avg@8/count": 0.5})
     first.write(2, {"loss": 2.0})

@@ -30,7 +30,7 @@ def test_the_examples_hold():
 
 def test_memory_of_a_child_is_counted_in_the_stage_that_it_was_there_in():
     code = "import time; held = bytearray(b'x' * (80 << 20)); print('ready', flush=True); time.sleep(60)"
-    watch = GPUMonitor(interval=0.02).start()
+    watch = GPUMonitor(interval=60.0).start()
     watch.relabel("before")
     watch.read.processes._walked = float("-inf")
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
