@@ -100,8 +100,8 @@ def test_a_seed_gives_the_same_rollouts_and_another_gives_others(served):
 
 def test_seeded_prompts_that_are_computed_in_pieces_draw_the_same_tokens(served, monkeypatch):
     """Together they are more than the engine takes in a step; alone each is computed at once."""
-    rollout = replace(served.run.rollout, deterministic=True)  # so that they begin together
-    monkeypatch.setattr(served, "run", replace(served.run, rollout=rollout))
+    trainer = replace(served.run.trainer, deterministic=True)  # so that they begin together
+    monkeypatch.setattr(served, "run", replace(served.run, trainer=trainer))
     prompts = [Prompt(tuple(300 + (place * (each + 3)) % 90 for place in range(500))) for each in range(6)]
     how = Sampling(max_tokens=4, seed=11, ignore_eos=True)
     together = served.generate(prompts, how)
@@ -170,7 +170,7 @@ def test_a_deterministic_turn_gives_the_same_bits_every_time(served, processor, 
     prompts = [asked(processor, "image", picture)[0], TEXT, Prompt((7, 7, 7)), Prompt(tuple(range(130, 190)))]
     how = Sampling(n=2, temperature=1, max_tokens=24, seed=5, stop_ids=tuple(range(128, 160)))
     try:
-        served.run = replace(loose, rollout=replace(loose.rollout, deterministic=True))
+        served.run = replace(loose, trainer=replace(loose.trainer, deterministic=True))
         first, second = served.generate(prompts, how), served.generate(prompts, how)
     finally:
         served.run = loose
