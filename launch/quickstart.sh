@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The first door: sets up, says what this host has, trains the embedded default and reports it. Safe to run again: a run
+# The first door: sets up, says what this host has, trains the demonstration and reports it. Safe to run again: a run
 # that was interrupted goes on, and one that is finished is only reported. It needs Python 3.11 with venv, and a network
 # the first time.
 set -euo pipefail
@@ -17,6 +17,6 @@ hpt() { # hpt VERB ...: the command of this checkout, with what it took
 
 hpt doctor
 hpt tiny runs/tiny-model --overwrite
-hpt train trainer.run_dir=runs/tiny-hpt
-hpt report runs/tiny-hpt
+hpt train experiment=tiny-demo trainer.run_dir=runs/tiny-demo
+hpt report runs/tiny-demo
 printf '\n[quickstart] done in %d s; next: source .venv/bin/activate && hpt --help\n' "$SECONDS"
