@@ -257,11 +257,18 @@ def test_a_dead_engine_is_started_again_within_the_step(parts):
 
     import psutil
 
-    below = psutil.Process().children(recursive=True)
-    engines = [process for process in below if "VLLM::" in " ".join(process.cmdline())]
-    assert engines, "vLLM's process is not among ours"
-    for process in engines:
-        os.kill(process.pid, signal.SIGKILL)
+    stepped(parts, "hpt")  # so that the engine has started
+    ours = {os.getpid()}
+    engines = []
+    every = [each.info for each in psutil.process_iter(["pid", "ppid", "cmdline", "create_time"])]
+    for process in sorted(every, key=lambda each: each["create_time"]):
+        if process["ppid"] in ours:
+            ours.add(process["pid"])
+            if any("VLLM::" in word for word in process["cmdline"] or ()):
+                engines.append(process["pid"])
+    assert engines, f"vLLM's process is not among ours: {sorted(ours)}"
+    for pid in engines:
+        os.kill(pid, signal.SIGKILL)
     policy, (told,), (log,) = stepped(parts, "hpt")
     assert not any(report.skipped for report in policy.reports)
     assert told["batch/not_valid"] == 0

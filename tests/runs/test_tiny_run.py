@@ -87,7 +87,8 @@ def test_a_run_that_goes_on_reaches_the_same_weights_bit_for_bit(straight, tmp_p
     again = tmp_path / "again"
     shutil.copytree(folder, again)
     shutil.rmtree(again / "checkpoints" / f"step_{STEPS}")
-    out = trained(again, f"trainer.total_training_steps={STEPS}", "trainer.placement=colocated")
+    more = ("trainer.placement=colocated", "rollout.replicas=1")
+    out = trained(again, f"trainer.total_training_steps={STEPS}", *more)
     assert "goes on from" in out
     assert "step_3" in out
     assert [line["step"] for line in lines(again / "metrics.jsonl")] == [1, 2, 3, 4, 5]

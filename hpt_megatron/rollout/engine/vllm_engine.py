@@ -24,6 +24,7 @@ Invariants
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -36,6 +37,8 @@ from hpt_megatron.rollout.engine.vllm_settings import engine_settings, sampling_
 from hpt_megatron.rollout.loop_thread import LoopThread
 
 logger = logging.getLogger(__name__)
+GRACE_S = 1.5
+"""An engine of which a process died fails what it is asked before it says that it died."""
 
 
 class VllmEngine:
@@ -177,7 +180,12 @@ class VllmEngine:
 
     def _told(self, error: Exception) -> Exception:
         """What vLLM raises, in our words where its processes are gone."""
-        return error if self.healthy() or isinstance(error, HptError) else self._died()
+        if isinstance(error, HptError):
+            return error
+        until = time.monotonic() + GRACE_S
+        while self.healthy() and time.monotonic() < until:
+            time.sleep(0.05)
+        return error if self.healthy() else self._died()
 
     def abort(self) -> None:
         """Ends what is being generated; each response is answered as far as it came."""
