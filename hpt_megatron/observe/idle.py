@@ -21,7 +21,7 @@ class Span:
 
 
 WORK = {
-    "trainer": {"publish", "old_log_prob", "reference", "values", "update", "update_critic", "demo_loss", "save"},
+    "trainer": {"publish", "old_log_prob", "reference", "values", "update", "update_critic", "demo_loss"},
     "rollout": {"publish", "generate", "generate_more", "validate"},
 }
 """Stages in which a role has something to do; in `publish` both have."""

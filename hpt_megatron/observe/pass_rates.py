@@ -63,14 +63,22 @@ def pass_at(n: int, right: int, k: int) -> float:
 
 def figures(groups: Sequence[Group], ks: Sequence[int], seed: int = 0) -> dict[str, dict[str, Figure]]:
     """By data source, and of all together where there are several."""
+    return {
+        source: {name: Figure(fmean(values), *interval(values, seed), len(values)) for name, values in each.items()}
+        for source, each in values_of(groups, ks).items()
+    }
+
+
+def values_of(groups: Sequence[Group], ks: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """What each prompt says of each figure, by data source; a figure is the mean of them."""
     by_source: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         by_source[group.source or UNNAMED].append(group)
-    told = {source: _of_source(own, ks, seed) for source, own in sorted(by_source.items())}
-    return told if len(told) < 2 else {**told, ALL: _of_source(groups, ks, seed)}
+    told = {source: _of_source(own, ks) for source, own in sorted(by_source.items())}
+    return told if len(told) < 2 else {**told, ALL: _of_source(groups, ks)}
 
 
-def _of_source(groups: Sequence[Group], ks: Sequence[int], seed: int) -> dict[str, Figure]:
+def _of_source(groups: Sequence[Group], ks: Sequence[int]) -> dict[str, list[float]]:
     most = max(len(group.successes) for group in groups)
     asked: dict[str, tuple[int, Callable[[Group], float]]] = {
         "mean_score": (1, lambda group: fmean(group.scores)),
@@ -80,9 +88,8 @@ def _of_source(groups: Sequence[Group], ks: Sequence[int], seed: int) -> dict[st
         asked[f"pass@{k}"] = (k, partial(_pass_at, k=k))
     found = {}
     for name, (least, of_group) in asked.items():
-        values = [of_group(group) for group in groups if len(group.successes) >= least]
-        if values:
-            found[name] = Figure(fmean(values), *interval(values, seed), len(values))
+        if values := [of_group(group) for group in groups if len(group.successes) >= least]:
+            found[name] = values
     return found
 
 

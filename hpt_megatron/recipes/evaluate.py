@@ -12,23 +12,22 @@ Example: evaluate(run, Path("runs/a/eval"), [1, 8], sys.stdout)
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from hpt_megatron.algorithms.outcome import success_rule, successes
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.build import val_prompts
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.checkpoints import MANIFEST, read
-from hpt_megatron.driver.loop.roles import Asked, Collected
-from hpt_megatron.driver.loop.rollouts import Rollouts, components_of
+from hpt_megatron.driver.loop.roles import Asked
+from hpt_megatron.driver.loop.rollouts import Rollouts
+from hpt_megatron.driver.loop.validation import grouped
 from hpt_megatron.errors import UserError
-from hpt_megatron.observe.pass_rates import Group, figures, powers
+from hpt_megatron.observe.pass_rates import figures, powers
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.agent.build import check_search
 from hpt_megatron.rollout.engine.build import engine_of
@@ -82,11 +81,8 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
 def _check_samples(run: RunConfig, ks: Sequence[int]) -> None:
     rollout, most = run.rollout, run.rollout.n_val
     if most > 1 and rollout.val_temperature == 0:
-        what, mend = (
-            f"0 is greedy: the {most} responses to a prompt would be one and the same",
-            "0.6, or rollout.n_val=1",
-        )
-        raise UserError(what, where="rollout.val_temperature", mend=mend)
+        what = f"0 is greedy: the {most} responses to a prompt would be one and the same"
+        raise UserError(what, where="rollout.val_temperature", mend="0.6, or rollout.n_val=1")
     if over := [k for k in ks if k > most]:
         mend = f"at most {most}, or rollout.n_val={over[0]}"
         raise UserError(f"pass@{over[0]} needs {over[0]} responses to a prompt", where="--k", mend=mend)
@@ -126,21 +122,3 @@ def measured(run: RunConfig, engine: Any, records: Sequence[Record], out: Path, 
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
-
-
-def grouped(run: RunConfig, records: Sequence[Record], collected: Collected) -> tuple[list[Group], dict[str, int]]:
-    """The responses that were scored, by prompt, and how many there are and are not."""
-    rows = collected.batch.rows
-    right = successes(components_of(rows.fields), success_rule(run.algorithm))
-    columns = (rows.fields[name].tolist() for name in ("prompt", "score", "valid"))
-    said: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for place, score, valid, success in zip(*columns, right.tolist(), strict=True):
-        if valid:
-            said[place].append((score, success))
-    groups = [
-        Group(record.data_source, tuple(score for score, _ in said[place]), tuple(right for _, right in said[place]))
-        for place, record in enumerate(records)
-    ]
-    responses = sum(len(group.scores) for group in groups)
-    counts = {"prompts": len(records), "responses": responses}
-    return groups, counts | {"not_scored": len(records) * run.rollout.n_val - responses}

@@ -32,12 +32,13 @@ def test_shellcheck_finds_nothing(checkout: Path) -> None:
 
 
 @pytest.mark.fast
-def test_ci_runs_the_test_door_and_nothing_else(checkout: Path) -> None:
+def test_ci_runs_the_test_door_with_a_browser_and_nothing_else(checkout: Path) -> None:
     """Reads the text; CI itself is the run of it."""
     lines = (checkout / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith("#")]
     assert commands[-1] == "exec ./launch/test.sh"
-    assert [line.split()[0] for line in commands] == ["set", "cd", "exec"]
+    assert [line.split()[0] for line in commands] == ["set", "cd", "command", "exec"]
+    assert commands[2].startswith("command -v chromium >/dev/null || { apt-get ")
 
 
 @pytest.mark.fast

@@ -11,6 +11,8 @@ SIGTERM and SIGUSR1 end a run after the step that it is in: it is saved, and the
 Invariants
     1. A checkpoint holds what the next step needs and nothing that it can work out.
     2. The last step is always saved, in the form that any layout can read.
+    3. A step's line is written before the step is saved: what a run goes on from has no step without a line, and lines
+       without a checkpoint are taken back. So the seconds of a save stand in the line of the step after it.
 """
 
 import signal
@@ -77,7 +79,7 @@ class Course:
         self, run: RunConfig, loop: Loop, saved: Mapping[str, Saved], journal: Journal, validate: Validate | None
     ) -> None:
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
-        self.stop = ""
+        self.stop, self.saving = "", dict[str, float]()
         self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last)
 
     def go(self) -> int:
@@ -125,27 +127,26 @@ class Course:
     def _step(self, number: int) -> None:
         last = number == self.journal.total
         log = self.journal.open_step(number)
+        log.add(self.saving)
+        self.saving = {}
         self.loop.step(number, log)
         told: Mapping[str, float] = {}
         every = self.run.trainer.test_freq
         if self.validate is not None and (_due(number, every) or (last and every > 0)):
             told = self.validate(number, log)
-        stopped = self.stop and not last
-        worth = told.get(self.run.trainer.best_metric or "")
-        saved = last or stopped or _due(number, self.run.trainer.save_freq)
-        if saved:
-            with log.stage("save"):
-                self._save(number, last, worth)
         log.end()
         self.journal.step(log)
         if told:
             self.journal.validation(number, told)
+        stopped, halted = self.stop and not last, self.journal.halt and not last
+        if last or stopped or halted or _due(number, self.run.trainer.save_freq):
+            with log.stage("save"):
+                self._save(number, last, told.get(self.run.trainer.best_metric or ""))
+            self.saving = {"timing_s/save": log.stages["save"]}
         if stopped:
             what = f"stopped by {self.stop} after step {number} of {self.journal.total}; the step is saved"
             raise StoppedError(what, mend="the same command goes on from it")
-        if self.journal.halt and not last:
-            if not saved:
-                self._save(number, last, worth)
+        if halted:
             what = f"ended after step {number} of {self.journal.total}, saved, by the monitor {self.journal.halt}"
             raise HaltedError(what, mend="look at it; `stop` in trainer.monitors set to `warn` goes on")
 

@@ -1,12 +1,14 @@
 """Validation: responses to prompts that are not trained on, sampled with settings of their own.
 
-    val/mean_score          mean score of all responses
+    val/mean_score          mean over the prompts of the mean score of their responses
     val/mean_score/SOURCE   mean score of all responses to the prompts of a data source
     val/avg@k/SOURCE        mean success over k responses
     val/pass@k/SOURCE       share of prompts of which any of k responses is a success
     val/demo_loss           mean loss of a token of demonstrations that are not trained on (`data.hold_out`)
 
-Invariant: the engines have the weights of the step that is validated.
+Invariants
+    1. The engines have the weights of the step that is validated.
+    2. Figures are those of `observe/pass_rates.py`, without intervals: a response that was not scored counts in none.
 """
 
 from collections import defaultdict
@@ -16,10 +18,12 @@ from statistics import fmean
 from hpt_megatron.algorithms.outcome import success_rule, successes
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
+from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.rl import RlLoop
-from hpt_megatron.driver.loop.roles import Asked, Roles
+from hpt_megatron.driver.loop.roles import Asked, Collected, Roles
 from hpt_megatron.driver.loop.rollouts import components_of
 from hpt_megatron.driver.loop.supervised import SupervisedLoop
+from hpt_megatron.observe.pass_rates import ALL, UNNAMED, Group, values_of
 from hpt_megatron.observe.step import Step
 
 
@@ -30,7 +34,6 @@ class Validation:
         self, run: RunConfig, loop: SupervisedLoop, prompts: Sequence[Prompt], held: Sequence[Prompt] = ()
     ) -> None:
         self.run, self.loop, self.prompts, self.held = run, loop, prompts, held
-        self.rule = success_rule(run.algorithm)
 
     def __call__(self, number: int, log: Step) -> Mapping[str, float]:
         """All prompts, once."""
@@ -47,13 +50,8 @@ class Validation:
         samples = self.run.rollout.n_val
         places = tuple(range(len(records)))
         asked = Asked(records=records, places=places, samples=samples, step=number, purpose="validate")
-        rows = loop.collect(asked, log, "validate").batch.rows
-        right = successes(components_of(rows.fields), self.rule) & rows.fields["valid"]
-        by_prompt: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-        columns = (rows.fields["prompt"].tolist(), rows.fields["score"].tolist(), right.tolist())
-        for place, score, success in zip(*columns, strict=True):
-            by_prompt[place].append((score, success))
-        return figures([(records[place].data_source, said) for place, said in by_prompt.items()], samples)
+        groups, _ = grouped(self.run, records, loop.collect(asked, log, "validate"))
+        return numbers_of(groups, samples)
 
 
 def demo_loss(roles: Roles, prompts: Sequence[Prompt]) -> float:
@@ -63,19 +61,34 @@ def demo_loss(roles: Roles, prompts: Sequence[Prompt]) -> float:
     return -float(roles.policy.log_probs(shown)[trained].mean()) if bool(trained.any()) else float("nan")
 
 
-def figures(prompts: list[tuple[str, list[tuple[float, bool]]]], k: int) -> dict[str, float]:
-    """Numbers of every data source, from the scores and successes of each prompt.
+def grouped(run: RunConfig, records: Sequence[Record], collected: Collected) -> tuple[list[Group], dict[str, int]]:
+    """The responses that were scored, by prompt, and how many there are and are not."""
+    rows = collected.batch.rows
+    right = successes(components_of(rows.fields), success_rule(run.algorithm))
+    columns = (rows.fields[name].tolist() for name in ("prompt", "score", "valid"))
+    said: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for place, score, valid, success in zip(*columns, right.tolist(), strict=True):
+        if valid:
+            said[place].append((score, success))
+    groups = [
+        Group(record.data_source, tuple(score for score, _ in said[place]), tuple(right for _, right in said[place]))
+        for place, record in enumerate(records)
+    ]
+    responses = sum(len(group.scores) for group in groups)
+    counts = {"prompts": len(records), "responses": responses}
+    return groups, counts | {"not_scored": len(records) * run.rollout.n_val - responses}
 
-    >>> figures([("count", [(1.0, True), (0.0, False)]), ("count", [(0.0, False), (0.0, False)])], 2)
+
+def numbers_of(groups: Sequence[Group], k: int) -> dict[str, float]:
+    """What a log says of them; those that have no data source are `all`.
+
+    >>> numbers_of([Group("count", (1.0, 0.0), (True, False)), Group("count", (0.0, 0.0), (False, False))], 2)
     {'val/mean_score': 0.25, 'val/mean_score/count': 0.25, 'val/avg@2/count': 0.25, 'val/pass@2/count': 0.5}
     """
-    sources: dict[str, list[list[tuple[float, bool]]]] = defaultdict(list)
-    for source, said in prompts:
-        sources[source or "all"].append(said)
-    told = {"val/mean_score": fmean(score for _, said in prompts for score, _ in said)} if prompts else {}
-    for source, groups in sorted(sources.items()):
-        every = [pair for group in groups for pair in group]
-        told[f"val/mean_score/{source}"] = fmean(score for score, _ in every)
-        told[f"val/avg@{k}/{source}"] = fmean(success for _, success in every)
-        told[f"val/pass@{k}/{source}"] = fmean(any(success for _, success in group) for group in groups)
+    scored = [group for group in groups if group.scores]
+    told = {"val/mean_score": fmean(fmean(group.scores) for group in scored)} if scored else {}
+    for source, each in values_of(scored, [k]).items():
+        if source != ALL:
+            called = "all" if source == UNNAMED else source
+            told |= {f"val/{name}/{called}": fmean(values) for name, values in each.items()}
     return told

@@ -4,6 +4,7 @@ Invariant: an actor decides nothing. What it is asked it does with the object th
 """
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,13 +27,20 @@ from hpt_megatron.weights.publish.session import Session
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
+def _begin_log() -> None:
+    """Warnings that libraries write for their own programmers, once a step, would bury the lines of a run."""
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    for kind in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=kind, module=r"(torch|megatron|transformers|vllm)(\.|$)")
+
+
 class TrainerProcess:
     """One rank of a model: the policy, the reference or the critic."""
 
     def __init__(self, run: RunConfig, head: str, train: bool, forbidden: tuple[int, ...]) -> None:
         import torch
 
-        logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+        _begin_log()
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(run.trainer.deterministic, warn_only=True)  # what has no such kernel says so
         from hpt_megatron.mcore.worker import MegatronWorker
@@ -102,7 +110,7 @@ class RolloutProcess:
     """One engine with its agent, its scores and its rows."""
 
     def __init__(self, run: RunConfig, folder: str, written: str) -> None:
-        logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+        _begin_log()
         self.run, self.folder, self.written = run, folder, Path(written)
         self._open = ExitStack()
         self.started = False

@@ -63,3 +63,36 @@ def test_a_run_whose_last_step_meets_a_monitor_has_ended_anyway(tmp_path, monkey
     shown = io.StringIO()
     assert go(tmp_path, "stop", shown) == [1, 2, 3, 4, 5]
     assert "the mean reward fell from 0.500 to 0.100" in shown.getvalue()
+
+
+class Dying:
+    """A model whose second save ends the process that makes it."""
+
+    def __init__(self, folder):
+        self.metrics, self.saves = folder / "metrics.jsonl", 0
+
+    def save(self, folder, extra, last):
+        self.saves += 1
+        assert json.loads(self.metrics.read_text().splitlines()[-1])["step"] == extra["step"], "its line comes first"
+        if self.saves == 2:
+            raise KeyboardInterrupt
+        folder.mkdir()
+
+    def restore(self, folder):
+        return {}
+
+
+def test_a_step_whose_saving_is_cut_off_is_made_again_and_none_is_without_a_line(tmp_path):
+    run, model, loop = load_run(["trainer.save_freq=1"]), Dying(tmp_path), Falling()
+
+    def go_on():
+        with open_journal(run, tmp_path, TOTAL, io.StringIO(), {}) as journal:
+            Course(run, loop, {"trainer": model}, journal, None).go()
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on()
+    go_on()
+    assert loop.made == [1, 2, 3, 4, 5]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert ["timing_s/save" in line for line in lines] == [False, False, True, True, True], "of the step before"

@@ -5,8 +5,8 @@ from test_balance import SAMPLES, prompts, rollouts
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.driver.loop.roles import Collected
+from hpt_megatron.driver.loop.validation import grouped
 from hpt_megatron.observe.pass_rates import Group
-from hpt_megatron.recipes.evaluate import grouped
 
 
 def test_a_response_that_was_not_scored_is_neither_a_response_nor_a_failure():

@@ -24,7 +24,7 @@ from hpt_megatron.driver.loop.engines import Engines
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Collected, Roles
 from hpt_megatron.driver.loop.supply import Supply
-from hpt_megatron.driver.loop.validation import figures
+from hpt_megatron.driver.loop.validation import numbers_of
 from hpt_megatron.mcore.model.stage import Said
 from hpt_megatron.mcore.packing.pack import build_pack
 from hpt_megatron.mcore.packing.sequences import Place
@@ -32,6 +32,7 @@ from hpt_megatron.mcore.step.objective import total_loss, weighted_tokens
 from hpt_megatron.observe.gpu_monitor import GPUMonitor
 from hpt_megatron.observe.journal import Journal, Watchers
 from hpt_megatron.observe.monitors import Monitors
+from hpt_megatron.observe.pass_rates import Group
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.rows import MASKS, Rows
 from hpt_megatron.protocol.step_report import StepReport
@@ -144,7 +145,7 @@ def step_of(folder, steps=2, *more):
         loop.step(number, log)
         log.end()
         journal.step(log)
-    journal.validation(steps, figures([("count", [(1.0, True), (0.0, False)])], 2))
+    journal.validation(steps, numbers_of([Group("count", (1.0, 0.0), (True, False))], 2))
     lines = (folder / "metrics.jsonl").read_text().splitlines() + (folder / "validation.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -131,9 +131,8 @@ def test_each_role_idles_where_none_of_its_stages_runs():
         Span("generate", 2, 6),
         Span("update", 5, 9),
         Span("values", 6, 7),
-        Span("save", 9, 10),
     ]
-    assert idle_of(spans, 12.0) == {"trainer": 12 - 1 - 4 - 1, "rollout": 12 - 1 - 4}
+    assert idle_of(spans, 12.0) == {"trainer": 12 - 1 - 4, "rollout": 12 - 1 - 4}
     assert idle_of([], 3.0) == {"trainer": 3.0, "rollout": 3.0}
 
 
