@@ -24,6 +24,7 @@ VERBS = {
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
     "replay": "work a recorded step of a run out again, in one process, and say whether it agrees",
     "report": "what runs came to: curves, decisions, prompts, rollouts, differences, as one page",
+    "sft": "train on demonstrations alone: `train`, supervised from end to end",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }

@@ -9,16 +9,18 @@ Example:
 """
 
 import sys
+from collections.abc import Sequence
 
 from hpt_megatron.cli.arguments import Parser
 
 
-def run(arguments: list[str]) -> int:
-    """Trains one run."""
-    options = Parser(prog="hpt train", description=__doc__.splitlines()[0])
+def run(arguments: list[str], verb: str = "train", told: str = __doc__, given: Sequence[str] = ()) -> int:
+    """Trains one run, with what another verb gives."""
+    options = Parser(prog=f"hpt {verb}", description=told.splitlines()[0])
     options.takes_run()
     options.add_argument("--profile-memory", action="store_true", help="trainer.profile_memory=true: RUN/memory.jsonl")
     asked = options.read(arguments)
+    asked.overrides[:0] = given
     if asked.profile_memory:
         asked.overrides.append("trainer.profile_memory=true")
 

@@ -153,6 +153,7 @@ class TrainerConfig:
     staleness: int
     deterministic: bool
     save_freq: int
+    async_save: bool
     keep_last: Count
     best_metric: str | None
     record_freq: int

@@ -18,9 +18,8 @@ Invariants
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.layout.micro_batches import split
 from hpt_megatron.mcore.agree import agree_on_rows, any_process, everything_said, first_few
+from hpt_megatron.mcore.held import Held
 from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze
 from hpt_megatron.mcore.model.log_probs import Sampling
@@ -47,17 +47,14 @@ from hpt_megatron.mcore.packing.positions import Placeholders
 from hpt_megatron.mcore.packing.problems import loss_problems, problems_of
 from hpt_megatron.mcore.packing.sequences import Place
 from hpt_megatron.mcore.publishing import open_sender
-from hpt_megatron.mcore.saved import checkpoint
-from hpt_megatron.mcore.saved.about import About
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
 from hpt_megatron.mcore.step.objective import scored_tokens, total_loss, wanted_of, weighted_tokens
-from hpt_megatron.mcore.step.offload import at_hand, moments_out, move_out, take_back
+from hpt_megatron.mcore.step.offload import at_hand, moments_out
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import bad_rows, moved, no_numbers, sum_up
 from hpt_megatron.mcore.step.schedule import run_schedule
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
-from hpt_megatron.weights.carried import CARRIED, carry
 from hpt_megatron.weights.frozen import frozen, trainable
 from hpt_megatron.weights.hf_folder import HfFolder
 from hpt_megatron.weights.publish.sender import Sender
@@ -67,21 +64,17 @@ from hpt_megatron.weights.table import Table
 logger = logging.getLogger(__name__)
 
 
-class MegatronWorker:
+class MegatronWorker(Held):
     """One process; see the module."""
 
     def __init__(
         self, run: RunConfig, head: Head = "tokens", train: bool = True, forbidden: tuple[int, ...] = ()
     ) -> None:
-        self.run, self.head, self.train = run, head, train
+        super().__init__(run, head)
+        self.train = train
         self.holders = Placeholders.of(run.model)
         # Never sampled: the engine's list (`VllmEngine.forbidden`), or what stands for images alone.
         self.forbidden = forbidden or ((self.holders.image, self.holders.video) if self.holders else ())
-        self.models: list[Any] = []
-        self.optimizer: Any = None
-        self.frozen: set[str] = set()
-        self.steps = self.skipped = 0
-        self.away = ""  # what of the device memory was given up: nothing, "gradients" or "weights" and gradients
         self.sender: Sender | None = None
 
     def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
@@ -290,10 +283,6 @@ class MegatronWorker:
         found = [line for part in parts for line in self._problems(part)]
         agree_on_rows([*found, *more], len(parts), layout.pp if layout.vpp > 1 else 1)
 
-    def _at_home(self, but_for: str = "") -> None:
-        if self.away and self.away != but_for:
-            raise HptError(f"its {self.away} are moved out", mend="call onload() first")
-
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint that this stage holds, whole, by its name; all ranks of a stage go along."""
         self._at_home(but_for="gradients")
@@ -336,52 +325,6 @@ class MegatronWorker:
             name: hashlib.sha256(tensor.cpu().clone().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
             for name, tensor in self.weights()
         }
-
-    def _arrived(self) -> None:
-        """Waits for parameters whose gathering was left to the next forward pass."""
-        for model in self.models:
-            if getattr(model, "ddp_config", None) is not None and model.ddp_config.overlap_param_gather:
-                model.start_param_sync(force_sync=True)
-
-    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None, last: bool = False) -> None:
-        """Writes a checkpoint; the `last` one can be read under any layout, others under the same tp, pp and vpp."""
-        self._at_home()
-        sharding = "fully_reshardable" if last else "dp_reshardable"
-        told = {**(extra or {}), "steps": self.steps, "skipped": self.skipped}
-        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
-            checkpoint.save(folder, self.models, self.optimizer, told, sharding, self._about())
-        if self.run.model.path is not None and dist.get_rank() == 0:  # so that an export needs nothing else
-            carry(Path(self.run.model.path), Path(folder) / CARRIED)
-
-    def restore(self, folder: str | Path, weights_alone: bool = False) -> dict[str, Any]:
-        """Reads a checkpoint; answers what was saved beside it. From `weights_alone`, imported ones, a run begins."""
-        self._at_home()
-        optimizer = None if weights_alone else self.optimizer
-        with at_hand(self.optimizer, self.run.trainer.optimizer_offload):
-            extra = checkpoint.load(folder, self.models, optimizer, self._about())
-            if weights_alone and self.optimizer is not None:
-                self.optimizer.reload_model_params()
-        steps, skipped = int(extra.pop("steps", 0)), int(extra.pop("skipped", 0))
-        if not weights_alone:
-            self.steps, self.skipped = steps, skipped
-        return extra
-
-    def _about(self) -> About:
-        """What a checkpoint of this worker is of."""
-        return About(self.head, self.run.model.vocab_size, tuple(self.frozen))
-
-    def offload(self, weights: bool = True) -> None:
-        """Moves gradients and moments out of device memory; weights too, unless a publish still needs them."""
-        if not self.away:
-            self._arrived()
-        move_out(self.models, self.optimizer, weights)
-        self.away = "weights" if weights else self.away or "gradients"
-
-    def onload(self) -> None:
-        """Takes back what `offload` moved out."""
-        if self.away:
-            take_back(self.models, None if self.run.trainer.optimizer_offload else self.optimizer)
-        self.away = ""
 
     def stop(self) -> None:
         """Leaves the process groups. End the process then: megatron-core's wrappers keep the groups' threads alive."""

@@ -27,12 +27,13 @@ from hpt_megatron.driver.loop.roles import Asked
 from hpt_megatron.driver.loop.rollouts import Rollouts
 from hpt_megatron.driver.loop.validation import grouped
 from hpt_megatron.errors import UserError
+from hpt_megatron.observe.generations import ROLLOUTS
 from hpt_megatron.observe.pass_rates import figures, powers
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.rollout.agent.build import check_search
 from hpt_megatron.rollout.engine.build import engine_of
 
-RESULT, ROLLOUTS, MODEL, TRAINER = "eval.json", "rollouts", "model", "trainer"
+RESULT, MODEL, TRAINER = "eval.json", "model", "trainer"
 
 
 def check_room(out: Path) -> None:

@@ -17,6 +17,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.checkpoints import problem_of
 from hpt_megatron.driver.loop.replay import Line, Recorded, again, read
+from hpt_megatron.driver.loop.run import CHECKPOINTS
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
 from hpt_megatron.recipes.files import MODEL
@@ -44,7 +45,7 @@ def _loss(folder: Path, recorded: Recorded, ready: list[Batch], tolerance: float
         return Line(LOSS, None, f"not worked out again: the model {recorded.run.model.path} is not there")
     checkpoint = None
     if recorded.step > 1:
-        checkpoint = folder / "checkpoints" / f"step_{recorded.step - 1}"
+        checkpoint = folder / CHECKPOINTS / f"step_{recorded.step - 1}"
         if problem := "it is not there" if not checkpoint.is_dir() else problem_of(checkpoint):
             return Line(LOSS, None, f"not worked out again: it needs the checkpoint {checkpoint.name}, and {problem}")
         checkpoint = checkpoint / "trainer"

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.observe.journal import FILES
+from hpt_megatron.observe.generations import ROLLOUTS
+from hpt_megatron.observe.journal import DECISIONS, METRICS, VALIDATION
 from hpt_megatron.observe.record import NAME
 
-METRICS, DECISIONS, VALIDATIONS = FILES[:3]
-ROLLOUTS = "rollouts"
 ROLLOUT_FILE = re.compile(r"(train|validate)_(\d{1,9})\.jsonl\Z")
 STEP, OF, VAL = "step", "of", "val/"
 Numbers = Mapping[str, float]
@@ -96,7 +95,7 @@ def read(folder: Path, name: str = "") -> Recorded:
     if not steps:
         raise UserError("no step is written yet", where=where, mend="wait for the first one")
     visits, torn_visits = _visits(folder / DECISIONS)
-    tested, torn_validations = _by_step(folder / VALIDATIONS)
+    tested, torn_validations = _by_step(folder / VALIDATION)
     validations = [
         {name: each for name, each in told.items() if name == STEP or name.startswith(VAL)} for told in tested
     ]

@@ -35,7 +35,7 @@ GROUPS = (
     Group("SFT share", ("uni/sft_data_ratio",), "of the trained rows"),
     Group("Validation: success", ("val/avg@*",), "mean, by data source"),
     Group("Validation: any of k", ("val/pass@*",), "by data source"),
-    Group("Validation: score", ("val/mean_score/*",), "mean, by data source"),
+    Group("Validation: score", ("val/mean_score", "val/mean_score/*"), "mean, by data source"),
     Group("Held-out demonstrations", ("val/demo_loss", "val/demo_loss/*"), "loss"),
     Group("Reward by component", ("reward/component/*",), "means"),
     Group("Response length", ("agent/sampled_tokens_mean", "response_length/*"), "sampled tokens"),

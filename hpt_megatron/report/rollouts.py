@@ -90,9 +90,7 @@ def chosen_of(entries: Sequence[Entry], visits: Sequence[Visit], most: int = KEP
 
 
 def _of_steps(entries: Sequence[Entry]) -> Iterator[Entry]:
-    by_step: defaultdict[int, defaultdict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for entry in entries:
-        by_step[entry.step][entry.uid].append(entry)
+    by_step = _by_step(entries)
     for step in reversed(spread(sorted(by_step), STEPS)):
         groups = sorted(by_step[step].values(), key=lambda own: (-_mean(own), own[0].uid))
         differ = max(groups, key=lambda own: _best(own).total - _worst(own).total)
@@ -100,10 +98,16 @@ def _of_steps(entries: Sequence[Entry]) -> Iterator[Entry]:
             yield from (_best(own), _worst(own))
 
 
-def _others(entries: Sequence[Entry]) -> Iterator[Entry]:
-    by_step: defaultdict[int, defaultdict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+def _by_step(entries: Sequence[Entry]) -> dict[int, dict[str, list[Entry]]]:
+    """The rollouts of each prompt of each step."""
+    found: defaultdict[int, defaultdict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
-        by_step[entry.step][entry.uid].append(entry)
+        found[entry.step][entry.uid].append(entry)
+    return {step: dict(own) for step, own in found.items()}
+
+
+def _others(entries: Sequence[Entry]) -> Iterator[Entry]:
+    by_step = _by_step(entries)
     steps = list(reversed(spread(sorted(by_step), STEPS)))
     for rank in range(max((len(by_step[step]) for step in steps), default=0)):
         for step in steps:

@@ -12,6 +12,8 @@ from hpt_megatron.web.page import table
 
 TIMES = "timing_s/"
 WHOLE, REST = f"{TIMES}step", "the rest"
+INSIDE = ("reward",)
+"""Stages that are a part of another one, which is drawn."""
 MOST_COLUMNS = 100
 
 
@@ -53,7 +55,7 @@ def stages_of(run: Recorded) -> list[str]:
         name.removeprefix(TIMES)
         for numbers in run.steps
         for name in numbers
-        if name.startswith(TIMES) and name != WHOLE
+        if name.startswith(TIMES) and name != WHOLE and name.removeprefix(TIMES) not in INSIDE
     )
     return [*found, REST] if any(WHOLE in numbers for numbers in run.steps) else list(found)
 

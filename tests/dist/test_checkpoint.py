@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from processes import run
-from tiny_gpt import Case, Trainer, load_and_train, train, train_and_save
+from tiny_gpt import Case, Trainer, load_and_train, train, train_and_save, train_while_saving
 from torch.distributed.checkpoint import Metadata
 from torch.distributed.checkpoint.planner import WriteItemType
 
@@ -64,6 +64,18 @@ def test_fresh_processes_go_on_bit_for_bit(saved: Saved, name: str, precision: s
     case = Case(dropout=0.1, bf16=PRECISIONS[precision], **sizes)
     folder, undisturbed = saved(processes, case)
     assert run(processes, load_and_train, case, str(folder / sharding), MORE)[0] == undisturbed[STEPS:]
+
+
+@pytest.mark.parametrize("name", ["tp2", "dp2-several-buckets"])
+def test_one_that_is_written_while_training_goes_on_is_of_the_step_where_it_began(
+    saved: Saved, name: str, tmp_path: Path
+) -> None:
+    """Five steps change every weight and moment before the save ends; whoever loads it sees none of them."""
+    processes, sizes = CASES[name]
+    case = Case(dropout=0.1, **sizes)
+    undisturbed = saved(processes, case)[1]
+    assert run(processes, train_while_saving, case, str(tmp_path / "behind"), STEPS, MORE)[0] == undisturbed
+    assert run(processes, load_and_train, case, str(tmp_path / "behind"), MORE)[0] == undisturbed[STEPS:]
 
 
 def test_saving_changes_nothing_in_the_run_that_saves(saved: Saved) -> None:

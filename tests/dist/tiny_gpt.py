@@ -225,6 +225,18 @@ def train_and_save(where: Rendezvous, case: Case, folder: str, at: int, more: in
     return before + trainer.train(at, at + more)
 
 
+def train_while_saving(where: Rendezvous, case: Case, folder: str, at: int, more: int) -> list[tuple[float, float]]:
+    """Trains to a step, begins to save, trains on, and only then ends the save; answers all steps."""
+    initialize(case.tp, case.pp, case.cp, case.vpp, where=where)
+    trainer = Trainer(case)
+    before = trainer.train(0, at)
+    saving = checkpoint.begin_save(folder, trainer.models, trainer.optimizer, {"step": at})
+    after = trainer.train(at, at + more)
+    assert not checkpoint.is_whole(folder)
+    saving.finish()
+    return before + after
+
+
 def load_and_train(where: Rendezvous, case: Case, folder: str, more: int) -> list[tuple[float, float]]:
     """Loads what other processes saved, and trains on."""
     initialize(case.tp, case.pp, case.cp, case.vpp, seed=99, where=where)

@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 GIVEN = [
-    *("experiment=tiny-sft", "data.hold_out=0", "trainer.total_epochs=null", "trainer.total_training_steps=400"),
+    *("trainer.async_save=true", "trainer.total_epochs=null", "trainer.total_training_steps=400"),
     *("trainer.save_freq=1", "trainer.test_freq=0", "trainer.keep_last=2", "data.make=count"),
 ]
 PATIENCE_S = 240
@@ -27,6 +27,10 @@ PATIENCE_S = 240
 def steps(folder: Path) -> list[int]:
     path = folder / "metrics.jsonl"
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def newest(folder: Path) -> int:
+    return max(steps(folder), default=0)
 
 
 def wait_for(what, started: subprocess.Popen) -> None:
@@ -40,7 +44,7 @@ def wait_for(what, started: subprocess.Popen) -> None:
 @pytest.fixture
 def started(tmp_path) -> Iterator[subprocess.Popen]:
     """The command, with what it says in a file."""
-    command = [sys.executable, "-m", "hpt_megatron", "train", f"trainer.run_dir={tmp_path / 'run'}", *GIVEN]
+    command = [sys.executable, "-m", "hpt_megatron", "sft", f"trainer.run_dir={tmp_path / 'run'}", *GIVEN]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         yield process
@@ -63,15 +67,15 @@ def test_a_run_goes_on_after_a_death_and_a_lack_of_memory_and_says_so_when_it_is
     first = ranks(started)
     assert len(first) == 2
     os.kill(first[1].pid, signal.SIGKILL)
-    before = steps(folder)[-1]
+    before = newest(folder)
     wait_for(lambda: told("a process of policy died", 1), started)
-    wait_for(lambda: steps(folder)[-1] > before + 1, started)
+    wait_for(lambda: newest(folder) > before + 1, started)
 
     short = ranks(started)[0]
     short.rlimit(psutil.RLIMIT_DATA, (short.memory_info().rss // 2,) * 2)
-    before = steps(folder)[-1]
+    before = newest(folder)
     wait_for(lambda: told("policy ran out of memory; from here on trainer.ppo_max_token_len_per_gpu=1024", 1), started)
-    wait_for(lambda: steps(folder)[-1] > before + 1, started)
+    wait_for(lambda: newest(folder) > before + 1, started)
     assert told("all roles start again, from the newest checkpoint", 2)
 
     last = ranks(started)

@@ -16,6 +16,7 @@ STEPS, WARM_UP = 5, 2
 GIVEN = [
     f"trainer.sft_warmup_steps={WARM_UP}",
     "trainer.save_freq=3",
+    "trainer.async_save=true",
     "trainer.deterministic=true",
     "rollout.agent_driver=lockstep",
     "data.train_batch_size=8",

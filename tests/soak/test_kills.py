@@ -23,6 +23,7 @@ STEPS, WARM_UP = 9, 2
 GIVEN = [
     *(f"trainer.sft_warmup_steps={WARM_UP}", f"trainer.total_training_steps={STEPS}", "trainer.total_epochs=null"),
     *("trainer.save_freq=3", "trainer.test_freq=0", "trainer.deterministic=true", "rollout.agent_driver=lockstep"),
+    "trainer.async_save=true",
     *("trainer.max_restarts=50", "data.train_batch_size=8", "trainer.ppo_mini_batch_size=8", "rollout.n_verify=4"),
 ]
 WHO = ("driver", "trainer", "engine", "all")

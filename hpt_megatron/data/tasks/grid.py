@@ -1,7 +1,7 @@
 """`grid`: the task that shows what a gate per prompt is for. Imitation alone ends half way, and so does exploration.
 
-A picture of 2 x 2 coloured cells, one visual token each. A response first lists the four colours, then says how many
-cells have the one that is asked for, in one of two ways:
+A picture of 2 x 2 coloured cells, one visual token each. A response first goes through the four cells, their colour and
+how many so far have the one that is asked for (a tiny model does not count at a glance, but it adds up), then answers:
 
     count red ?    answered by a digit. The teacher is wrong on purpose: from 2 on it says one less in 7 of 10 pictures.
                    Exploration meets the truth now and then, and is paid for it; imitation ends at the teacher's level.
@@ -32,7 +32,9 @@ def grid(chance: random.Random, count: int, part: str) -> list[Record]:
         total = cells.count(asked)
         told = total - (digits and total >= BIASED_FROM and chance.random() < BIAS)
         image = drawing.source(drawing.cells(cells, chance))
+        sums = [cells[: place + 1].count(asked) for place in range(4)]
+        thought = " ".join(f"{name}{so_far}" for name, so_far in zip(cells, sums, strict=True))
         kind, question = (DIGITS, f"count {asked} ?") if digits else (KEYS, f"key {asked} ?")
         truth, said = (str(total), str(told)) if digits else (f"k{total:02d}", f"k{told:02d}")
-        rows.append(single(f"{part}-{number}", kind, question, truth, answered(said, " ".join(cells)), [image]))
+        rows.append(single(f"{part}-{number}", kind, question, truth, answered(said, thought), [image]))
     return rows

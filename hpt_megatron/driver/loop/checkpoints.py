@@ -36,12 +36,21 @@ class Checkpoints:
     def save(
         self, step: int, write: Callable[[Path], None], state: Mapping[str, Any], worth: float | None = None
     ) -> Path:
-        """`write` fills the folder; answers where the checkpoint is in the end. The one worth most is always kept."""
-        final = self.folder / f"step_{step}"
-        partial = final.with_name(final.name + PARTIAL)
+        """`write` fills the folder."""
+        partial = self.begin(step)
+        write(partial)
+        return self.seal(partial, step, state, worth)
+
+    def begin(self, step: int) -> Path:
+        """The folder to fill."""
+        partial = self.folder / f"step_{step}{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write(partial)
+        return partial
+
+    def seal(self, partial: Path, step: int, state: Mapping[str, Any], worth: float | None = None) -> Path:
+        """What was filled is a checkpoint; answers where it is in the end. The one worth most is always kept."""
+        final = self.folder / f"step_{step}"
         told = {"step": step, "worth": worth, "state": state, "files": files_of(partial)}
         _write_synced(partial / MANIFEST, json.dumps(told, indent=1))
         shutil.rmtree(final, ignore_errors=True)

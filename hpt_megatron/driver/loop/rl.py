@@ -25,6 +25,7 @@ from hpt_megatron.data.prompts import Prompt
 from hpt_megatron.driver.loop.ahead import Ahead
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.balance import balance, numbered_on
+from hpt_megatron.driver.loop.joined import Part, over_rounds
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
 from hpt_megatron.driver.loop.supervised import Made, SupervisedLoop
 from hpt_megatron.driver.loop.supply import Supply
@@ -63,6 +64,7 @@ class RlLoop(SupervisedLoop):
         self.algorithm.refill.begin()
         parts: list[Batch] = []
         sampled: list[Rows] = []
+        told: list[Part] = []
         outcomes: list[Outcome] = []
         decisions: list[Decision] = []
         without = [0, 0]
@@ -73,7 +75,7 @@ class RlLoop(SupervisedLoop):
                 collected = self.collect(self._asked(taken, number), log, "generate_more")
             else:
                 collected = self._first_round(taken, number, log)
-            log.add(collected.metrics)
+            told.append((collected.batch.rows.num_rows, collected.metrics))
             sampled.append(collected.batch.rows)
             log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
             with log.stage("balance"):
@@ -87,6 +89,7 @@ class RlLoop(SupervisedLoop):
             outcomes += decided.outcomes
             decisions += decided.decisions
             without = [without[0] + decided.routing.without_target, without[1] + decided.routing.without_rollout]
+        log.add(over_rounds(told))
         log.add(length_metrics(sampled))
         log.sampled(sum(int(rows.tokens["trained"].sum()) for rows in sampled))
         return Made(Batch.concat(parts), outcomes, Routing(decisions, *without))

@@ -57,6 +57,15 @@ class Saved(Protocol):
     def save(self, folder: Path, extra: Mapping[str, Any], last: bool) -> None:
         """Everything that training goes on from."""
 
+    def begin_save(self, folder: Path, extra: Mapping[str, Any]) -> None:
+        """The same, as it is now, written while training goes on."""
+
+    def written(self) -> bool:
+        """Whether all of that is on disk; never waits for it."""
+
+    def end_save(self) -> None:
+        """Waits for it, and makes the folder one that can be restored."""
+
     def restore(self, folder: Path) -> Mapping[str, Any]:
         """Takes it back; answers `extra`."""
 

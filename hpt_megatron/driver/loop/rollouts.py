@@ -7,9 +7,11 @@ Groups are scored while others are still generated. Trajectories are written whe
 
 Invariants
     1. A row's numbers depend on the run's seed, the step, the prompt and the sample, not on who samples it.
-    2. A row whose reward failed is there and not valid: it counts neither as a rollout nor as a success.
+    2. `timing_s/reward` is what the step waits for scores after the last response: what is scored before costs nothing.
+    3. A row whose reward failed is there and not valid: it counts neither as a rollout nor as a success.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -68,7 +70,9 @@ class Rollouts:
         tasks = list(records.items())
         groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended, asked.prefix)
         done = [one for group in groups for one in group]
+        ended_at = time.perf_counter()
         scored = [each for uid, _ in tasks for each in waiting[uid].result()]
+        waited = time.perf_counter() - ended_at
         if asked.greedy:
             greedy = self._greedy(asked, tasks, ended)
             done += greedy
@@ -87,7 +91,7 @@ class Rollouts:
         return Collected(
             Batch(rows, images, made.batch.shown, made.batch.counts),
             self._judged(asked) if asked.purpose == "train" else {},
-            {**told, **self.scorer.metrics(scored)},
+            {**told, **self.scorer.metrics(scored), "timing_s/reward": waited},
             made.left_out,
         )
 

@@ -18,13 +18,14 @@ Invariants
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.checkpoints import Checkpoints, read
 from hpt_megatron.driver.loop.roles import Saved
+from hpt_megatron.driver.loop.saver import Saver
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.observe.journal import Journal
 from hpt_megatron.observe.step import Step
@@ -81,12 +82,13 @@ class Course:
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
         self.stop, self.saving = "", dict[str, float]()
         self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last)
+        self.saver = Saver(self.checkpoints, saved, run.trainer.async_save)
 
     def go(self) -> int:
         """From the first step that is missing to the last; answers how many were made."""
         done = self.resume()
         self.journal.begin(done)
-        with self._asked_to_stop():
+        with closing(self.saver), self._asked_to_stop():
             for number in range(done + 1, self.journal.total + 1):
                 self._step(number)
         return self.journal.total - done
@@ -139,9 +141,11 @@ class Course:
         if told:
             self.journal.validation(number, told)
         stopped, halted = self.stop and not last, self.journal.halt and not last
-        if last or stopped or halted or _due(number, self.run.trainer.save_freq):
+        ends = bool(stopped or halted)
+        self.saver.look()
+        if last or ends or _due(number, self.run.trainer.save_freq):
             with log.stage("save"):
-                self._save(number, last, told.get(self.run.trainer.best_metric or ""))
+                self.saver.save(number, self.loop.state(), told.get(self.run.trainer.best_metric or ""), last, ends)
             self.saving = {"timing_s/save": log.stages["save"]}
         if stopped:
             what = f"stopped by {self.stop} after step {number} of {self.journal.total}; the step is saved"
@@ -149,13 +153,6 @@ class Course:
         if halted:
             what = f"ended after step {number} of {self.journal.total}, saved, by the monitor {self.journal.halt}"
             raise HaltedError(what, mend="look at it; `stop` in trainer.monitors set to `warn` goes on")
-
-    def _save(self, number: int, last: bool, worth: float | None) -> None:
-        def write(folder: Path) -> None:
-            for name, model in self.saved.items():
-                model.save(folder / name, {"step": number}, last)
-
-        self.checkpoints.save(number, write, self.loop.state(), worth)
 
 
 def _due(step: int, every: int) -> bool:

@@ -78,6 +78,18 @@ class TrainerProcess:
         """Its part of a checkpoint."""
         self.worker.save(folder, extra, last)
 
+    def begin_save(self, folder: str, extra: Mapping[str, Any]) -> None:
+        """Its part of one that is written while it trains on."""
+        self.worker.begin_save(folder, extra)
+
+    def written(self) -> bool:
+        """Whether that is on disk."""
+        return bool(self.worker.written())
+
+    def end_save(self) -> None:
+        """Makes it a checkpoint, together with the others."""
+        self.worker.end_save()
+
     def restore(self, folder: str) -> dict[str, Any]:
         """Its part of a checkpoint."""
         found: dict[str, Any] = self.worker.restore(folder)

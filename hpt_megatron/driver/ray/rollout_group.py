@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from hpt_megatron.driver.loop.joined import over_replicas
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.driver.ray.call import ActorDiedError, answer, answers
 from hpt_megatron.protocol.batch import Batch
@@ -146,15 +147,11 @@ def dealt(asked: Asked, replicas: int) -> list[Asked]:
 
 
 def joined(parts: Sequence[Collected]) -> Collected:
-    """As if one had answered; a metric is the mean over rows, what was left out is added up."""
-    rows = [part.batch.rows.num_rows for part in parts]
-    total = max(sum(rows), 1)
-    metrics: dict[str, float] = {}
+    """As if one had answered."""
     targets: dict[int, Mapping[str, float]] = {}
     left_out: Counter[str] = Counter()
-    for part, count in zip(parts, rows, strict=True):
-        for name, value in part.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + value * count / total
+    for part in parts:
         targets |= part.targets
         left_out.update(part.left_out)
+    metrics = over_replicas([(part.batch.rows.num_rows, part.metrics) for part in parts])
     return Collected(Batch.concat([part.batch for part in parts]), targets, metrics, dict(left_out))

@@ -88,6 +88,18 @@ class TrainerGroup:
         """A checkpoint of all ranks."""
         self._all("save", str(folder), dict(extra), last)
 
+    def begin_save(self, folder: Path, extra: Mapping[str, Any]) -> None:
+        """A checkpoint that is written while the next steps are trained."""
+        self._all("begin_save", str(folder), dict(extra))
+
+    def written(self) -> bool:
+        """Whether all ranks have written it."""
+        return all(self._all("written"))
+
+    def end_save(self) -> None:
+        """Makes it a checkpoint."""
+        self._all("end_save")
+
     def restore(self, folder: Path) -> Mapping[str, Any]:
         """Takes one back."""
         found: Mapping[str, Any] = self._all("restore", str(folder))[0]

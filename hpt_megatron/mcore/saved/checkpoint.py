@@ -19,7 +19,7 @@ Invariants:
     5. `metadata.json` is written last. A folder without it is no checkpoint.
 
 Example:
-    save(folder, models, optimizer, {"step": 7})
+    save(folder, models, optimizer, {"step": 7})           or: saving = begin_save(...); train on; saving.finish()
     extra = load(folder, models, optimizer)
 """
 
@@ -41,6 +41,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.saved.about import UNNAMED, About, compare
+from hpt_megatron.mcore.saved.background import Saving
 from hpt_megatron.mcore.saved.bucket_padding import joined_buckets
 from hpt_megatron.weights.carried import WEIGHTS_ALONE
 from hpt_megatron.weights.table import HEAD
@@ -58,6 +59,30 @@ def save(
     about: About = UNNAMED,
 ) -> None:
     """Writes a checkpoint into an empty folder; all processes call it together."""
+    _save(folder, models, optimizer, extra, sharding, about, behind=False)
+
+
+def begin_save(
+    folder: str | Path,
+    models: list[Any],
+    optimizer: Any = None,
+    extra: dict[str, Any] | None = None,
+    about: About = UNNAMED,
+) -> Saving:
+    """As `save`, cheaply laid out, while training goes on; the folder is a checkpoint when this is finished."""
+    return Saving(_save(folder, models, optimizer, extra, SHARDINGS[0], about, behind=True))
+
+
+def _save(
+    folder: str | Path,
+    models: list[Any],
+    optimizer: Any,
+    extra: dict[str, Any] | None,
+    sharding: str,
+    about: About,
+    *,
+    behind: bool,
+) -> Any:
     if sharding not in SHARDINGS:
         raise UserError(f"no such sharding: {sharding}", mend=f"one of {', '.join(SHARDINGS)}")
     for model in models:
@@ -70,17 +95,23 @@ def save(
     state = _sharded_state(models, optimizer, sharding, loading=False)
     state["extra"] = json.dumps(extra or {})
     state["rng"] = {name: _row(name, value) for name, value in _random_states().items()}
-    dist_checkpointing.save(
+    return dist_checkpointing.save(
         state,
         str(folder),
         TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),  # one file per rank
+        async_sharded_save=behind,
         content_metadata={"sharding": sharding, "layout": layout(), "about": about.written()},
     )
 
 
+def is_whole(folder: str | Path) -> bool:
+    """Whether a folder is a checkpoint: its last file is there."""
+    return bool(dist_checkpointing.check_is_distributed_checkpoint(str(folder)))
+
+
 def load(folder: str | Path, models: list[Any], optimizer: Any = None, about: About = UNNAMED) -> dict[str, Any]:
     """Reads a checkpoint into models and optimizer, fresh or used; answers `extra`."""
-    if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
+    if not is_whole(folder):
         raise UserError("not a complete checkpoint", where=str(folder), mend="name a folder that holds `metadata.json`")
     try:
         content = dist_checkpointing.load_content_metadata(str(folder))

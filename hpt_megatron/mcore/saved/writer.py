@@ -3,7 +3,7 @@
 The stock writer starts a manager process and forks one process per file. A fork copies the memory of a process in
 which other threads (Ray's, gloo's) may hold locks, and those stay locked for ever in the copy.
 
-What is given up: several files of one rank are written one after the other, and nothing is written in the background.
+What is given up: several files of one rank are written one after the other. In the background writes `background.py`.
 """
 
 import queue

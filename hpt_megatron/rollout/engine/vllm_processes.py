@@ -1,7 +1,7 @@
 """vLLM's processes on a host without a GPU: forked from one that has imported vLLM, instead of importing it each.
 
-An import of vLLM is 20 seconds of a core, and an engine is two processes. The fork server imports beside this process,
-so the first engine waits for one import instead of two, and an engine that is started again waits for none.
+An import of vLLM is 20 seconds of a core, and an engine is a process or more. The fork server imports beside this
+process, so the first engine waits for one import instead of two, and an engine that is started again waits for none.
 
 Decision: a server of our own, not the one of `multiprocessing`, which others here have for other imports.
 
@@ -25,6 +25,7 @@ from typing import Any
 PRELOAD = [
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.qwen2_5_vl",
     "hpt_megatron.rollout.engine.vllm_worker",
@@ -78,7 +79,8 @@ class _Process(ForkServerProcess):
     def run(self) -> None:
         for name in os.environ.keys() - self._environment.keys():
             del os.environ[name]
-        os.environ.update(self._environment)
+        # Only what differs: a process whose environment was written anew cannot be given its name (`VLLM::EngineCore`).
+        os.environ.update(self._environment.items() - os.environ.items())
         super().run()
 
     @staticmethod

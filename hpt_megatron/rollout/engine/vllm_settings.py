@@ -19,6 +19,9 @@ FORBIDDEN = "hpt_forbidden"
 EVERYWHERE = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 WITHOUT_GPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 """Whoever sets any of these otherwise is obeyed."""
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""An engine of one rank without a GPU computes in the process that schedules: vLLM would start another for the sake of
+binding threads, which is off here, and the two would wait for each other in busy loops at every token."""
 
 
 def set_environment(on_gpu: bool) -> None:
@@ -35,6 +38,7 @@ def engine_settings(run: RunConfig, folder: str, forbidden: Sequence[int], on_gp
         "dtype": TORCH_NAMES[run.trainer.dtype],
         "seed": run.trainer.seed,
         "tensor_parallel_size": rollout.tensor_parallel_size,
+        "distributed_executor_backend": None if on_gpu or rollout.tensor_parallel_size > 1 else ONE_PROCESS,
         "mm_encoder_tp_mode": rollout.mm_encoder_tp_mode,
         "max_model_len": rollout.max_model_len,
         "max_num_seqs": rollout.max_num_seqs,

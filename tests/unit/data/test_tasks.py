@@ -1,6 +1,7 @@
 """The embedded tasks are what they say. Not covered: whether a model learns them; that needs one."""
 
 import collections
+import itertools
 import json
 
 import numpy as np
@@ -68,16 +69,18 @@ def test_the_teacher_of_count_is_biased_from_six_on_and_its_sums_are_right():
     assert all(first_action(row.target_text).body == row.golds[0] for row in warmup)
 
 
-def test_the_teacher_of_grid_lists_right_and_is_biased_from_two_on_where_it_answers_in_digits():
+def test_the_teacher_of_grid_goes_through_the_cells_rightly_and_is_biased_from_two_on_where_it_answers_in_digits():
     rows = records("grid", "train", 800, 0)
     wrong = collections.defaultdict(list)
     for row in rows:
-        listed = row.target_text.partition("</think>")[0].removeprefix("<think>").split()
+        thought = row.target_text.partition("</think>")[0].removeprefix("<think>").split()
+        listed, asked = [word[:-1] for word in thought], row.question.split()[1]
+        assert [int(word[-1]) for word in thought] == list(itertools.accumulate(name == asked for name in listed))
         pixels = np.asarray(open_source(row.images[0])).astype(int)
         for number, name in enumerate(listed):
             seen = pixels[28 * (number // 2) + 14, 28 * (number % 2) + 14]
             assert np.abs(seen - drawing.COLOURS[name]).max() <= 12
-        total = listed.count(row.question.split()[1])
+        total = listed.count(asked)
         assert row.golds == (str(total) if row.data_source == "grid_digits" else f"k{total:02d}",)
         wrong[row.data_source, total].append(first_action(row.target_text).body != row.golds[0])
     assert not any(any(found) for (kind, total), found in wrong.items() if kind == "grid_keys" or total < 2)

@@ -1,12 +1,8 @@
 """What vLLM is started and asked with, from the words of a run. That vLLM obeys is shown in tests/engines."""
 
-import pytest
-
 from hpt_megatron.config.load import load_run
 from hpt_megatron.rollout.engine.role import Sampling
 from hpt_megatron.rollout.engine.vllm_settings import FORBIDDEN, engine_settings
-
-pytestmark = pytest.mark.fast
 
 
 def test_a_runs_settings_reach_the_engine():
