@@ -14,6 +14,7 @@ from hpt_megatron.errors import HptError, UserError
 
 VERBS = {
     "data": "inspect and import data files, make embedded tasks and corpora",
+    "compare": "methods from the same start over several seeds: one table, one figure",
     "convert": "bring a checkpoint from the hub's format to the trainer's and back; compare and inspect both",
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",

@@ -11,6 +11,8 @@ from hpt_megatron.config.problem import one_line
 from hpt_megatron.errors import HptError, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
+COMPARISONS = "comparison"
+"""A folder of files that each stand for several runs (`comparison.py`), and no group of one."""
 
 
 def configs_folder() -> Path:
@@ -27,7 +29,7 @@ def groups(folder: Path | None = None) -> dict[str, list[str]]:
     return {
         group.name: sorted(path.stem for path in group.glob("*.yaml") if path.stem != "base")
         for group in sorted(root.iterdir())
-        if group.is_dir() and any(group.glob("*.yaml"))
+        if group.is_dir() and group.name != COMPARISONS and any(group.glob("*.yaml"))
     }
 
 

@@ -6,6 +6,7 @@ so the same run gives the same bytes.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hpt_megatron.errors import UserError
@@ -40,17 +41,12 @@ ROOM = (0.17, 0.17, 0.8, 0.72)  # of a figure, for its axes
 
 def draw(runs: Sequence[Recorded], folder: Path, curves: Mapping[str, tuple[str, str]] = CURVES) -> list[Path]:
     """Writes every figure that the runs have numbers for."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("figures need matplotlib", where="--png", mend="pip install matplotlib") from error
-
     written = []
     several = len(runs) > 1
     for name, (metric, said) in curves.items():
         found = [(number, run, points) for number, run in enumerate(runs) if (points := points_of(run.steps, metric))]
         if found:
-            figure = Figure(SIZE)
+            figure = _figure(SIZE)
             axes = figure.add_axes(ROOM)
             for number, run, points in found:
                 colour = COLOURS[run_colour(number) if several else 0]
@@ -59,11 +55,35 @@ def draw(runs: Sequence[Recorded], folder: Path, curves: Mapping[str, tuple[str,
             written.append(save(figure, folder / f"{name}.png"))
     for number, run in enumerate(runs):
         if run.visits:
-            figure = Figure(SIZE)
+            figure = _figure(SIZE)
             decisions(figure.add_axes(ROOM), run)
             end = f"_{number + 1}" if several else ""
             written.append(save(figure, folder / f"decisions{end}.png"))
     return written
+
+
+def bands(curves: Mapping[str, Sequence[Mapping[int, float]]], said: str, path: Path) -> Path:
+    """By name, the curves of several seeds where all have a value: their mean, and a band from least to most."""
+    figure = _figure((2 * SIZE[0], 1.6 * SIZE[1]))
+    axes = figure.add_axes((ROOM[0] / 2, ROOM[1] / 1.6, ROOM[2], ROOM[3]))
+    for number, (name, seeds) in enumerate(curves.items()):
+        steps = sorted(set.intersection(*(set(each) for each in seeds))) if seeds else []
+        values = [[each[step] for each in seeds] for step in steps]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(steps, [fmean(each) for each in values], color=colour, linewidth=1.4, label=name)
+        least, most = [min(each) for each in values], [max(each) for each in values]
+        axes.fill_between(steps, least, most, color=colour, alpha=0.15, linewidth=0)
+    finish(axes, said, False)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("figures need matplotlib", where="--png", mend="pip install matplotlib") from error
+    return Figure(size)
 
 
 def curve(axes: "Axes", label: str, points: Sequence[tuple[float, float]], colour: str) -> None:

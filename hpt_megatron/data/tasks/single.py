@@ -32,7 +32,12 @@ def single(
 
 def answered(answer: str | int, thought: str = "") -> str:
     """A response in the form that all tasks ask for."""
-    return (f"<think>{thought}</think>" if thought else "") + f"<answer>{answer}</answer>"
+    return (thinking(thought) if thought else "") + f"<answer>{answer}</answer>"
+
+
+def thinking(thought: str) -> str:
+    """A response that ends before its answer."""
+    return f"<think>{thought}</think>"
 
 
 def color(chance: random.Random, count: int, part: str) -> list[Record]:

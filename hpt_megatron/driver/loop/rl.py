@@ -115,8 +115,13 @@ class RlLoop(SupervisedLoop):
         assert rollout is not None, "there was a first round"
         assert engines is not None, "there was a first round"
         asked = self._asked(self.supply.take_ahead(self.run.data.train_batch_size), number)
-        with log.stage("publish"), engines.at(self.version) as published:
-            _add_published(published, log)
+        try:
+            with log.stage("publish"), engines.at(self.version) as published:
+                _add_published(published, log)
+        except EngineDiedError as error:  # the next step asks for its rollouts itself
+            log.note(f"{error}; it is started again")
+            self._mend(log)
+            return
         self.ahead.begin(lambda: rollout.collect(asked))
 
     def _asked(self, taken: Sequence[Prompt], number: int) -> Asked:

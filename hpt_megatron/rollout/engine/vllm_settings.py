@@ -16,8 +16,14 @@ from hpt_megatron.rollout.engine.role import Sampling
 
 FORBIDDEN = "hpt_forbidden"
 """The list's name in `additional_config`."""
-EVERYWHERE = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-WITHOUT_GPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+ON_GPU = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+WITHOUT_GPU = {
+    "VLLM_LOGGING_LEVEL": "ERROR",  # what it warns of without a GPU is what the settings here ask for
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
 """Whoever sets any of these otherwise is obeyed."""
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """An engine of one rank without a GPU computes in the process that schedules: vLLM would start another for the sake of
@@ -26,7 +32,7 @@ binding threads, which is off here, and the two would wait for each other in bus
 
 def set_environment(on_gpu: bool) -> None:
     """Before vLLM is imported."""
-    for name, value in (EVERYWHERE if on_gpu else EVERYWHERE | WITHOUT_GPU).items():
+    for name, value in (ON_GPU if on_gpu else WITHOUT_GPU).items():
         os.environ.setdefault(name, value)
 
 
@@ -54,6 +60,7 @@ def engine_settings(run: RunConfig, folder: str, forbidden: Sequence[int], on_gp
         "weight_transfer_config": {"backend": "hpt"},
         "worker_extension_cls": "hpt_megatron.rollout.engine.vllm_worker.Extension",
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "trust_remote_code": False,
     }
 

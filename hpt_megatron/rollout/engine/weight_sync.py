@@ -11,12 +11,14 @@ Invariants
     1. An engine takes part only once it has everything of the current version.
     2. After a failure the next publish opens a new session and sends everything; nothing is retried in silence.
     3. Whatever a session left on the host is removed by `close`, and before another is opened.
-    4. One thing at a time: a replica that comes back in another thread waits for a publish, and a publish for it.
+    4. Whoever notices it first, an engine that died during a publish is what the caller is told (`EngineDiedError`).
+    5. One thing at a time: a replica that comes back in another thread waits for a publish, and a publish for it.
 """
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError
 from hpt_megatron.host.ports import free_port
 from hpt_megatron.rollout.engine.publish import Meeting, Taker, meeting, publish, together, verify
+from hpt_megatron.rollout.engine.role import EngineDiedError
 from hpt_megatron.weights.plan.held import Layout
 from hpt_megatron.weights.plan.publish import ALL, TRAINED, plans_of_run
 from hpt_megatron.weights.publish.digests import Digests
@@ -46,8 +49,15 @@ class Trainer(Protocol):
 class Replica(Taker, Protocol):
     """An engine that can be met."""
 
+    def healthy(self) -> bool:
+        """Whether its processes are there."""
+
     def meet(self, meeting: Meeting) -> None:
         """Opens its side of a session."""
+
+
+GRACE_S = 3.0
+"""How long an engine whose connection broke may seem to be well."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +102,15 @@ class WeightSync:
 
     def _publish(self, version: str) -> Published:
         which = self._next
-        if self._session is None:
-            self._session, which = self._meet(self.engines), ALL
-        started = time.perf_counter()
-        try:
-            sent = publish(self.engines, self.trainer.send, which, version)
-        except BaseException:
-            self.close()
-            raise
+        with _deaths(self.engines):
+            if self._session is None:
+                self._session, which = self._meet(self.engines), ALL
+            started = time.perf_counter()
+            try:
+                sent = publish(self.engines, self.trainer.send, which, version)
+            except BaseException:
+                self.close()
+                raise
         seconds = time.perf_counter() - started
         self.version, self._next = version, TRAINED
         self.published += 1
@@ -160,6 +171,22 @@ class WeightSync:
             session.close()
             raise
         return session
+
+
+@contextmanager
+def _deaths(engines: Sequence[Replica]) -> Iterator[None]:
+    """The trainer meets a closed connection before anybody says who closed it."""
+    try:
+        yield
+    except EngineDiedError:
+        raise
+    except HptError as error:
+        until = time.monotonic() + GRACE_S
+        while all(engine.healthy() for engine in engines):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        raise EngineDiedError(f"died while it was given weights ({error.what})", where="engine") from error
 
 
 def _meeting(engine: Replica, told: Meeting) -> Any:
