@@ -4,6 +4,7 @@
                    measured; files of the packages are shared and not counted
     moved out      weights, moments and float32 copies of every trained role while another one is at home; pinned, made
                    once and kept. With `trainer.optimizer_offload` the moments are there even where devices are split
+    to disk        with `trainer.async_save`, a copy of weights, moments and float32 copies of every trained role
     reference      weights alone
     rows           the step's tokens with their columns, at the driver and once more on their way
     images         patches of every prompt's images in float32, the same
@@ -32,15 +33,18 @@ def of_node(run: RunConfig, asked: Asked, work: Workload, phases: list[Phase], s
     vision, element, replicas = run.model.vision, BYTES[run.trainer.dtype], run.dp * run.layout.cp
     terms = [("processes with their imports", (1 if split else 2) * IMPORTED * asked.per_node + IMPORTED)]
     for role in trainer_roles(run):
-        out = 0
+        out = copied = 0
         for stage in stages_of(run.model, run.layout, run.trainer.freeze if role.trained else (), role.vocabulary):
             state = (12 if element == 2 else 8) * stage.all.trained // replicas if role.trained else 0
             held = stage.all.held * element
+            copied = max(copied, held + state)
             if split and role.trained:
                 held, state = 0, state if run.trainer.optimizer_offload else 0
             out = max(out, held + state)
         if not asked.device.processes:
             terms.append((f"{role.name} moved out of {asked.per_node} devices", out * asked.per_node))
+        if run.trainer.async_save and role.trained:
+            terms.append((f"{role.name} on its way to disk", copied * asked.per_node))
     if asked.device.processes:
         terms.append(("processes at work", most(phases).bytes * asked.per_node))
     terms.append(("rows of a step", COPIES * COLUMNS * work.tokens))

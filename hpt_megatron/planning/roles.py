@@ -7,7 +7,7 @@
     engine      vLLM's copy of the policy, and its cache
 
 Decision: policy, reference and critic share the trainer's devices and are at home one at a time: the others are moved
-out to host memory (`MegatronWorker.offload`). So a phase needs what its largest role needs, not the sum.
+out to host memory (`Held.offload`). So a phase needs what its largest role needs, not the sum.
 
 Example:
     >>> from hpt_megatron.config.load import load

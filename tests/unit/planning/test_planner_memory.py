@@ -165,5 +165,9 @@ def test_host_memory_holds_what_is_moved_out_and_the_images_of_a_step():
     assert found["processes with their imports"] == 17 * 350 * 2**20
     split = {term.name for term in of_node(run, asked, work, phases(run, H100, work), split=True)}
     assert "policy moved out of 8 devices" not in split
+    behind = load(["experiment=hpt-7b", "trainer.async_save=true"]).run
+    copied = {term.name: term.bytes for term in of_node(behind, asked, work, phases(run, H100, work), split=True)}
+    assert copied["policy on its way to disk"] == 8 * 8 * stage.all.held
+    assert "policy on its way to disk" not in found
     on_host = of_node(run, read_devices("host:8"), work, phases(run, H100, work))
     assert next(term for term in on_host if term.name == "processes at work").bytes > 8 * 50 * GIB
