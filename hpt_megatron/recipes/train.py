@@ -16,7 +16,7 @@ from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Roles, Saved
-from hpt_megatron.driver.loop.run import CHECKPOINTS, Course, total_steps
+from hpt_megatron.driver.loop.run import CHECKPOINTS, Course, stoppable, total_steps
 from hpt_megatron.driver.loop.supervised import SupervisedLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.validation import Validation
@@ -50,6 +50,7 @@ class Questions:
         return cls(trained, warmup_prompts(run.data, chat, rules), [tested[name] for name in tested.names], held)
 
 
+@stoppable()
 def train(asked: RunConfig, shown: TextIO) -> int:
     """Trains; answers how many steps were made."""
     folder = Path(asked.trainer.run_dir)

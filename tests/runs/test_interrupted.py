@@ -22,6 +22,8 @@ GIVEN = [
     *("trainer.save_freq=1", "trainer.test_freq=0", "trainer.keep_last=2", "data.make=count"),
 ]
 PATIENCE_S = 240
+BEGINS = "memory and use by stage:"
+"""What a run says when its steps begin, the first time and after every start of its roles."""
 
 
 def steps(folder: Path) -> list[int]:
@@ -67,14 +69,16 @@ def test_a_run_goes_on_after_a_death_and_a_lack_of_memory_and_says_so_when_it_is
     first = ranks(started)
     assert len(first) == 2
     os.kill(first[1].pid, signal.SIGKILL)
-    before = newest(folder)
     wait_for(lambda: told("a process of policy died", 1), started)
+    wait_for(lambda: told(BEGINS, 2), started)
+    before = newest(folder)
     wait_for(lambda: newest(folder) > before + 1, started)
 
     short = ranks(started)[0]
     short.rlimit(psutil.RLIMIT_DATA, (short.memory_info().rss // 2,) * 2)
-    before = newest(folder)
     wait_for(lambda: told("policy ran out of memory; from here on trainer.ppo_max_token_len_per_gpu=1024", 1), started)
+    wait_for(lambda: told(BEGINS, 3), started)
+    before = newest(folder)
     wait_for(lambda: newest(folder) > before + 1, started)
     assert told("all roles start again, from the newest checkpoint", 2)
 
@@ -89,6 +93,15 @@ def test_a_run_goes_on_after_a_death_and_a_lack_of_memory_and_says_so_when_it_is
     while any(alive(each) for each in (*first, *last)):
         assert time.monotonic() < until, "a process of the trainer outlived its run"
         time.sleep(0.2)
+
+
+def test_a_run_that_is_asked_to_end_before_its_first_step_says_that_it_goes_on(tmp_path, started):
+    said = tmp_path / "said"
+    wait_for(lambda: "512 prompts" in said.read_text(), started)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(PATIENCE_S) == 75
+    assert "stopped by SIGTERM while no step was under way" in said.read_text()
+    assert steps(tmp_path / "run") == []
 
 
 def alive(process: psutil.Process) -> bool:

@@ -6,7 +6,7 @@
 A monitor that says `stop` ends it the same way, with code 3: nobody should start it again unseen.
 
 SIGTERM and SIGUSR1 end a run after the step that it is in: it is saved, and the exit code says that it goes on (75,
-"try again"), for whoever starts it must not take it for finished.
+"try again"), for whoever starts it must not take it for finished. While roles start there is no step to end first.
 
 Invariants
     1. A checkpoint holds what the next step needs and nothing that it can work out.
@@ -62,6 +62,29 @@ class Loop(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes it back."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Between steps, the signals end what is inside at once: nothing is lost, the newest checkpoint is there."""
+
+    def stop(number: int, frame: Any = None) -> None:
+        what = f"stopped by {signal.Signals(number).name} while no step was under way"
+        raise StoppedError(what, mend="the same command goes on from the newest checkpoint")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, stop) for each in SIGNALS}
+    try:
+        yield
+    except SystemExit as error:  # Ray puts a handler of its own in our handler's place
+        if error.code in SIGNALS:
+            stop(int(error.code))
+        raise
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def total_steps(run: RunConfig, prompts: int) -> int:
