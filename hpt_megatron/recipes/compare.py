@@ -85,15 +85,19 @@ def _all(jobs: Sequence[Job], at_once: int, shown: TextIO) -> list[Path]:
 def _failed(done: Iterable[tuple[Job, int]], shown: TextIO) -> list[Path]:
     failed = []
     for job, code in done:
-        print(f"{job.folder.parent.name}/{job.folder.name}: exit code {code}", file=shown, flush=True)
+        shown.write(f"{job.folder.parent.name}/{job.folder.name}: exit code {code}\n")
         if code:
             failed.append(job.folder)
-            print("\n".join(job.said.read_text(encoding="utf-8").splitlines()[-TOLD_LINES:]), file=shown, flush=True)
+            shown.writelines(job.said.read_text(encoding="utf-8").splitlines(keepends=True)[-TOLD_LINES:])
+        shown.flush()
     return failed
 
 
 def _run(job: Job) -> int:
-    """One run to its end. Its own lines go to a file beside its folder."""
+    """One run to its end, unless it is there. Its own lines go to a file beside its folder."""
+    total = load_run(list(job.given)).trainer.total_training_steps
+    if total is not None and max(Checkpoints(job.folder / CHECKPOINTS, 1).steps(), default=0) >= total:
+        return 0
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hpt_megatron", "train", *job.given]
     with job.said.open("w", encoding="utf-8") as said:

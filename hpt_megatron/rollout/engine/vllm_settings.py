@@ -18,7 +18,10 @@ FORBIDDEN = "hpt_forbidden"
 """The list's name in `additional_config`."""
 ON_GPU = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 WITHOUT_GPU = {
-    "VLLM_LOGGING_LEVEL": "ERROR",  # what it warns of without a GPU is what the settings here ask for
+    # What vLLM and torch warn of without a GPU is what the settings here ask for.
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

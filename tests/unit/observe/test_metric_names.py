@@ -44,7 +44,7 @@ from hpt_megatron.rollout.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[3]
 PROMPTS, SAMPLES, WORDS = 4, 4, 12
-NOT_OF_A_STEP = ("names.py", "overview.py", "display.py")
+NOT_OF_A_STEP = ("names.py", "overview.py", "display.py", "joined.py")
 """Names of others, and beginnings of names."""
 ASKED = ["data.train_batch_size=4", "trainer.ppo_mini_batch_size=2", f"rollout.n_verify={SAMPLES}", "rollout.n=4"]
 
