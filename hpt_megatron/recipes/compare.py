@@ -94,10 +94,7 @@ def _failed(done: Iterable[tuple[Job, int]], shown: TextIO) -> list[Path]:
 
 
 def _run(job: Job) -> int:
-    """One run to its end, unless it is there. Its own lines go to a file beside its folder."""
-    total = load_run(list(job.given)).trainer.total_training_steps
-    if total is not None and max(Checkpoints(job.folder / CHECKPOINTS, 1).steps(), default=0) >= total:
-        return 0
+    """One run to its end. Its own lines go to a file beside its folder."""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hpt_megatron", "train", *job.given]
     with job.said.open("w", encoding="utf-8") as said:
