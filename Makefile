@@ -29,6 +29,7 @@ bench: $(PYTHON) ## the measurements of benchmarks/, minutes; nothing is asserte
 	$(PYTHON) benchmarks/training.py
 	$(PYTHON) benchmarks/training.py --images
 	$(PYTHON) benchmarks/credit.py
+	$(PYTHON) benchmarks/step.py --without-trl
 	$(PYTHON) benchmarks/search.py
 	$(PYTHON) benchmarks/planner.py
 	$(PYTHON) benchmarks/planner.py --memory tiny

@@ -8,9 +8,9 @@ The loop goes backwards over positions for all rows at once, as on padded tensor
 """
 
 import argparse
-import time
 
 import torch
+from clock import times
 
 from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, CreditSettings
 from hpt_megatron.algorithms.credit.group import grpo  # fills the registry
@@ -57,16 +57,6 @@ def by_position(rows: Rows, gamma: float, lam: float) -> torch.Tensor:
     return advantage
 
 
-def seconds(work, repeats: int) -> float:
-    """The shortest of several runs."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
 def main() -> None:
     """Prints the times and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,12 +70,12 @@ def main() -> None:
     settings = CreditSettings(gamma=0.999)
     size = sum(column.nbytes for column in rows.tokens.values())
     print(f"{rows.num_rows} rows, {rows.num_tokens} tokens, {size / 2**30:.2f} GiB")
-    copy = seconds(lambda: [column.clone() for column in rows.tokens.values()], asked.repeats)
+    copy = min(times(lambda: [column.clone() for column in rows.tokens.values()], asked.repeats))
     print(f"copy of the same bytes            {copy:8.3f} s")
     for name in NAMES:
-        took = seconds(lambda name=name: ESTIMATORS.get(name)(rows, settings), asked.repeats)
+        took = min(times(lambda name=name: ESTIMATORS.get(name)(rows, settings), asked.repeats))
         print(f"{name:33} {took:8.3f} s  {took / copy:5.1f} x the copy")
-    took = seconds(lambda: by_position(rows, settings.gamma, settings.lam), asked.repeats)
+    took = min(times(lambda: by_position(rows, settings.gamma, settings.lam), asked.repeats))
     print(f"gae position by position          {took:8.3f} s  {took / copy:5.1f} x the copy")
     if not asked.observed:
         apart = ESTIMATORS.get("gae")(rows, settings).advantage - by_position(rows, settings.gamma, settings.lam)

@@ -9,9 +9,9 @@ comes, on tensors padded to the longest response.
 """
 
 import argparse
-import time
 
 import torch
+from clock import times
 
 from hpt_megatron.algorithms.assemble import assemble
 from hpt_megatron.algorithms.credit.estimator import CreditSettings
@@ -98,16 +98,6 @@ def row_by_row(
     return advantage[:, None] * stacked["trained"]
 
 
-def seconds(work, repeats: int) -> float:
-    """The shortest of several runs."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
 def main() -> None:
     """Prints the three times and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,11 +117,11 @@ def main() -> None:
     rollouts, targets = rollouts.with_fields(score=score), targets.with_fields(score=torch.ones(asked.prompts))
     made = step(rollouts, targets, success, score, asked.prompts)
     size = sum(column.nbytes for column in made.tokens.values())
-    copy = seconds(lambda: [column.clone() for column in made.tokens.values()], asked.repeats)
-    ours = seconds(lambda: step(rollouts, targets, success, score, asked.prompts), asked.repeats)
+    copy = min(times(lambda: [column.clone() for column in made.tokens.values()], asked.repeats))
+    ours = min(times(lambda: step(rollouts, targets, success, score, asked.prompts), asked.repeats))
     wide, added = padded(rollouts, asked.tokens), padded(targets, asked.tokens)
     prompt = rollouts.fields["prompt"]
-    loops = seconds(lambda: row_by_row(wide, added, prompt, success, asked.prompts), asked.repeats)
+    loops = min(times(lambda: row_by_row(wide, added, prompt, success, asked.prompts), asked.repeats))
     shape = f"{asked.prompts} prompts x {asked.rollouts} rollouts x {asked.tokens} tokens"
     print(f"{shape} -> {made.num_rows} rows, {size / 2**30:.2f} GiB")
     print(f"copy of the same bytes            {copy:8.3f} s")

@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from clock import times
 
 from hpt_megatron.config.load import load_run
 from hpt_megatron.config.run import RunConfig
@@ -64,16 +65,6 @@ class Kept:
         return keep
 
 
-def seconds(act: Callable[[], object], times: int) -> float:
-    """The median of so many."""
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        act()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
-
-
 def ours(given: list[str], folder: Path, steps: int) -> str:
     """Prints a step and its parts; answers the model's folder."""
     from hpt_megatron.driver.ray.start import open_roles
@@ -113,9 +104,9 @@ def ours(given: list[str], folder: Path, steps: int) -> str:
                 pass
 
         alone = {
-            "generation": seconds(lambda: roles.rollout.collect(replace(rollout.asked[0])), steps),
-            "forward and backward": seconds(lambda: roles.policy.update(*policy.asked), steps),
-            "publishing": seconds(publish, steps),
+            "generation": statistics.median(times(lambda: roles.rollout.collect(replace(rollout.asked[0])), steps)),
+            "forward and backward": statistics.median(times(lambda: roles.policy.update(*policy.asked), steps)),
+            "publishing": statistics.median(times(publish, steps)),
         }
         for name, value in alone.items():
             print(f"alone: {name:<22}     {value:6.3f} s")
@@ -134,14 +125,14 @@ def theirs(folder: str, steps: int) -> None:
     torch.set_num_threads(2)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    times: list[float] = []
+    taken: list[float] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_begin(self, *_: object, **__: object) -> None:
             self.began = time.perf_counter()
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            times.append(time.perf_counter() - self.began)
+            taken.append(time.perf_counter() - self.began)
 
     config = trl.GRPOConfig(
         output_dir=tempfile.mkdtemp(),
@@ -169,7 +160,7 @@ def theirs(folder: str, steps: int) -> None:
         callbacks=[Clock()],
     )
     trainer.train()
-    print(f"TRL {trl.__version__}, generating with transformers   {statistics.median(times[WARM:]):6.3f} s a step")
+    print(f"TRL {trl.__version__}, generating with transformers   {statistics.median(taken[WARM:]):6.3f} s a step")
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ pads as little as it can. Nothing is asserted: the figures depend on the host.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from clock import times
 
 from hpt_megatron.config.load import load
 from hpt_megatron.config.run import RunConfig
@@ -79,12 +79,7 @@ def rows_of(run: RunConfig, count: int, images: bool, even: bool) -> Batch:
 def seconds(job: Callable[[], Any], repeat: int) -> float:
     """The median of some runs after one that warms up."""
     job()
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        job()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return statistics.median(times(job, repeat))
 
 
 def ours(where: Rendezvous, run: RunConfig, batch: Batch, repeat: int, threads: int) -> float:

@@ -33,16 +33,17 @@ def run(arguments: list[str]) -> int:
     from hpt_megatron.config.comparison import read_comparison
 
     methods = [name for name in asked.methods.split(",") if name]
-    comparison = read_comparison(asked.comparison).only(methods, [int(seed) for seed in words])
+    comparison = read_comparison(asked.comparison)
+    chosen = comparison.only(methods, [int(seed) for seed in words])
     folder = (asked.out or Path("runs") / comparison.name).absolute()
     failed = []
     if not asked.collect:
         from hpt_megatron.recipes.compare import compare
 
-        failed = compare(comparison, folder, asked.jobs, sys.stdout)
+        failed = compare(chosen, folder, asked.jobs, sys.stdout)
     from hpt_megatron.report.comparison import write
 
-    written = write(comparison, folder)
+    written = write(comparison, folder)  # also of what earlier commands ran
     print((folder / "comparison.md").read_text(encoding="utf-8"), end="")
     for path in written:
         print(f"wrote {path}")

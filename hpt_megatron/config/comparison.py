@@ -9,7 +9,7 @@
 
 Every run that the file stands for is checked before the first one starts, and all problems are told together.
 
-Example: read_comparison("tiny-compare").runs(Path("runs/compared"))[0].folder
+Example: read_comparison("tiny-compare").run_of("hpt", 1, Path("runs/compared"))
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def read_comparison(asked: str) -> Comparison:
     try:
         told = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read: {one_line(str(error))}", where=str(path), mend="see its form") from error
+        raise UserError(f"cannot be read: {one_line(str(error))}", where=str(path), mend="a file of YAML") from error
     problems = list(_problems(told))
     if problems:
         raise UserError("; ".join(problems), where=str(path), mend="see `configs/comparison/tiny-compare.yaml`")

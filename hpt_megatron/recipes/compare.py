@@ -9,6 +9,7 @@ what anybody gets. `jobs` of them are at work side by side.
 Invariants
     1. All runs of a seed have the same start, the same prompts to train on and the same to validate on.
     2. What is done is not done again: the same command goes on where it was stopped.
+    3. SIGTERM and SIGUSR1 end it as they end a run (75), and its runs with it, each saved.
 
 Example: compare(read_comparison("tiny-compare"), Path("runs/compared"), jobs=2, shown=sys.stdout)
 """
@@ -25,7 +26,7 @@ from hpt_megatron.config.comparison import START, Comparison, run_folder
 from hpt_megatron.config.load import load_run
 from hpt_megatron.data.tasks.place import TRAIN, VAL, task_folder
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
-from hpt_megatron.driver.loop.run import CHECKPOINTS
+from hpt_megatron.driver.loop.run import CHECKPOINTS, stoppable
 from hpt_megatron.errors import HptError
 from hpt_megatron.weights.execute.exporting import export_checkpoint
 
@@ -46,6 +47,7 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.txt")
 
 
+@stoppable()
 def compare(comparison: Comparison, folder: Path, jobs: int, shown: TextIO) -> list[Path]:
     """Runs what is missing; answers the folders of the runs that failed."""
     comparison.check(folder)
@@ -78,8 +80,16 @@ def _handed_over(start: Job) -> list[str]:
 
 
 def _all(jobs: Sequence[Job], at_once: int, shown: TextIO) -> list[Path]:
+    """Runs them; whoever is still at work when this ends early is asked to save and end."""
+    started: list[subprocess.Popen[bytes]] = []
     with ThreadPoolExecutor(at_once) as threads:
-        return _failed(zip(jobs, threads.map(_run, jobs), strict=True), shown)
+        try:
+            return _failed(zip(jobs, threads.map(lambda job: _run(job, started), jobs), strict=True), shown)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in started:
+                process.terminate()  # one that has ended is left alone
+            raise
 
 
 def _failed(done: Iterable[tuple[Job, int]], shown: TextIO) -> list[Path]:
@@ -93,9 +103,11 @@ def _failed(done: Iterable[tuple[Job, int]], shown: TextIO) -> list[Path]:
     return failed
 
 
-def _run(job: Job) -> int:
+def _run(job: Job, started: list[subprocess.Popen[bytes]]) -> int:
     """One run to its end. Its own lines go to a file beside its folder."""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hpt_megatron", "train", *job.given]
     with job.said.open("w", encoding="utf-8") as said:
-        return subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        started.append(process)
+        return process.wait()

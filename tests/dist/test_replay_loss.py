@@ -88,13 +88,11 @@ def recorded(where: Rendezvous, run: RunConfig) -> list[float]:
     loop = RlLoop(run, roles, Algorithm(run), Supply(Prompts(held), sampler))
     loop.step(1, Step(1))
 
-    def write(partial: Path) -> None:
-        worker.save(partial / "trainer", {"step": 1})
-
-    if where.rank:
-        write(folder / "checkpoints" / "step_1.partial")
-    else:
-        Checkpoints(folder / "checkpoints", 3).save(1, write, {})
+    checkpoints = Checkpoints(folder / "checkpoints", 3)
+    partial = folder / "checkpoints" / "step_1.partial" if where.rank else checkpoints.begin(1)
+    worker.save(partial / "trainer", {"step": 1})
+    if not where.rank:
+        checkpoints.seal(partial, 1, {})
     log = Step(2)
     loop.step(2, log)
     return [value for name, value in sorted(log.metrics().items()) if name.startswith("loss/")]

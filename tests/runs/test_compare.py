@@ -4,8 +4,10 @@ The runs are supervised and validated on held-out demonstrations, so no engine i
 """
 
 import json
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -17,16 +19,20 @@ ASKED = {
         *("trainer.total_epochs=null", "trainer.total_training_steps=6", "trainer.test_freq=3", "data.val_files=[]"),
         *("trainer.lr_warmup_steps=0", "trainer.best_metric=null"),
     ],
-    "start": ["trainer.total_training_steps=4"],
+    "start": ["trainer.total_training_steps=4", "trainer.test_freq=0"],
     "seeds": [5],
     "metrics": ["val/demo_loss"],
     "methods": {"slow": ["trainer.lr=1e-6"], "fast": ["trainer.lr=2e-3"]},
 }
 
 
-def compared(folder):
-    command = [sys.executable, "-m", "hpt_megatron", "compare", str(folder / "mine.yaml"), "--out", str(folder / "out")]
-    return subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, timeout=400, check=False)
+def command(folder, *more):
+    own = ["compare", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--jobs", "2", *more]
+    return [sys.executable, "-m", "hpt_megatron", *own]
+
+
+def compared(folder, *more):
+    return subprocess.run(command(folder, *more), capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_methods_begin_with_what_the_start_learned_and_what_is_done_is_not_done_again(tmp_path):
@@ -46,6 +52,29 @@ def test_methods_begin_with_what_the_start_learned_and_what_is_done_is_not_done_
     assert first[0]["actor/loss"] < started[0] - 0.2, "not the weights that the start began with"
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")}
-    again = compared(tmp_path)
+    again = compared(tmp_path, "--methods", "slow")
     assert again.returncode == 0, again.stdout + again.stderr
+    assert "| fast | 1 |" in again.stdout, "the table is of all that has ended"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")} == before
+
+
+def test_whoever_is_asked_to_end_asks_the_runs_to_save_and_end(tmp_path):
+    longer = {**ASKED, "start": ["trainer.total_training_steps=4000", "trainer.test_freq=0"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(longer))
+    run = tmp_path / "out" / "start" / "seed_5"
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command(tmp_path), stdout=said, stderr=subprocess.STDOUT)
+        try:
+            until = time.monotonic() + 200
+            while not (run / "metrics.jsonl").is_file():
+                assert process.poll() is None, (tmp_path / "said").read_text()
+                assert time.monotonic() < until, "no step in time"
+                time.sleep(0.2)
+            process.terminate()
+            assert process.wait(100) == 75
+        finally:
+            process.kill()
+            process.wait()
+    told = run.with_suffix(".txt").read_text()
+    assert re.search(r"stopped by SIGTERM after step \d+ of 4000; the step is saved", told), told[-1000:]
+    assert list((run / "checkpoints").glob("step_*/manifest.json"))

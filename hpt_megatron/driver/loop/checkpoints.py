@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder, self.keep_last = folder, keep_last
-
-    def save(
-        self, step: int, write: Callable[[Path], None], state: Mapping[str, Any], worth: float | None = None
-    ) -> Path:
-        """`write` fills the folder."""
-        partial = self.begin(step)
-        write(partial)
-        return self.seal(partial, step, state, worth)
 
     def begin(self, step: int) -> Path:
         """The folder to fill."""

@@ -1,11 +1,11 @@
 """One number out of several of the same name: of replicas that shared a step, or of the rounds that a step took.
 
-                    replicas      rounds
-mean                by rows       by rows       rewards, shares, lengths: everything that is not named below
-count               sum           sum           what happened in this step: errors, flags, ends of trajectories
-since the start     sum           the last      counters that are never reset
-extreme             max           max           longest, slowest
-waited              max           sum           seconds of a stage: replicas wait side by side, rounds one by one
+                        replicas      rounds
+    mean                by rows       by rows       rewards, shares, lengths: everything that is not named below
+    count               sum           sum           what happened in this step: errors, flags, ends of trajectories
+    since the start     sum           the last      counters that are never reset
+    extreme             max           max           longest, slowest
+    waited              max           sum           seconds of a stage: replicas wait side by side, rounds one by one
 
 Example:
     >>> of_three, of_one = {"reward/mean": 1.0, "reward/errors": 1.0}, {"reward/mean": 0.0, "reward/errors": 2.0}

@@ -70,13 +70,11 @@ class Rollouts:
         tasks = list(records.items())
         groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended, asked.prefix)
         done = [one for group in groups for one in group]
-        ended_at = time.perf_counter()
-        scored = [each for uid, _ in tasks for each in waiting[uid].result()]
-        waited = time.perf_counter() - ended_at
+        scored, waited = _waited_for(waiting, tasks)
         if asked.greedy:
-            greedy = self._greedy(asked, tasks, ended)
-            done += greedy
-            scored += [each for uid, _ in tasks for each in waiting[uid].result()]
+            done += self._greedy(asked, tasks, ended)
+            more, longer = _waited_for(waiting, tasks)
+            scored, waited = scored + more, waited + longer
         if not self.agent.kit.engine.healthy():
             raise EngineDiedError("died while it generated", where="engine")
         kit = self.agent.kit
@@ -129,6 +127,15 @@ class Rollouts:
         """Ends the agent's loop and the scorer's workers."""
         self.agent.close()
         self.scorer.close()
+
+
+def _waited_for(
+    waiting: Mapping[str, Future[list[Scored]]], tasks: Sequence[tuple[str, Record]]
+) -> tuple[list[Scored], float]:
+    """The scores in the order of the tasks, and the seconds until all are there."""
+    began = time.perf_counter()
+    scored = [each for uid, _ in tasks for each in waiting[uid].result()]
+    return scored, time.perf_counter() - began
 
 
 def _fields(pairs: Sequence[tuple[Trajectory, Scored]], names: Sequence[str], samples: int) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 
 class Saving:
@@ -52,9 +53,13 @@ def _thread() -> ThreadPoolExecutor:
 
 
 def _copies(given: list[Any], loaded: list[Any]) -> list[Any]:
-    """What was moved out of a device is a copy already; what lives in host memory is not."""
-    return [
-        (file, key, (objects, [(item, value.clone() if value is own else value) for (item, value), (_, own) in pairs]))
-        for (file, key, (objects, tensors)), (_, _, (_, owned)) in zip(loaded, given, strict=True)
-        for pairs in [list(zip(tensors, owned, strict=True))]
-    ]
+    """The files to write, each with objects and tensors. What was moved out of a device is a copy already."""
+    copies = []
+    for (_, _, (_, own)), (file, key, (objects, tensors)) in zip(given, loaded, strict=True):
+        ours = {id(value) for _, value in own}  # in host memory: moving it there gave the tensor itself
+        copies.append((file, key, (objects, [(item, _apart(value, ours)) for item, value in tensors])))
+    return copies
+
+
+def _apart(value: Tensor, ours: set[int]) -> Tensor:
+    return value.clone() if id(value) in ours else value

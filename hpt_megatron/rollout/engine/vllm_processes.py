@@ -9,6 +9,8 @@ Invariants
     1. The server is forked while it has neither threads nor devices: it does nothing but import.
     2. A process has the environment that its parent had when it was started, as a spawned one.
     3. The server ends when the process that began it ends.
+    4. What vLLM asks the loader to preload is taken back: it is for threads that it binds, and none are bound here; no
+       process is begun anew that would read it, but every other one that is; and no path with a space can stand in it.
 
 Example: fork_server() before vLLM is imported, use_fork_server() after it was.
 """
@@ -31,6 +33,8 @@ PRELOAD = [
     "hpt_megatron.rollout.engine.vllm_worker",
     "hpt_megatron.rollout.engine.vllm_mask",
 ]
+PRELOAD_OF_LOADER = "LD_PRELOAD"
+PRELOADED = os.environ.get(PRELOAD_OF_LOADER)
 STARTERS = ("vllm.v1.engine.utils", "vllm.v1.engine.coordinator")
 """vLLM's modules that start processes from here; those that an engine starts itself are its own affair."""
 
@@ -73,6 +77,9 @@ class _Process(ForkServerProcess):
     """One with its parent's environment."""
 
     def start(self) -> None:
+        os.environ.pop(PRELOAD_OF_LOADER, None)
+        if PRELOADED is not None:
+            os.environ[PRELOAD_OF_LOADER] = PRELOADED
         self._environment = dict(os.environ)
         super().start()
 
