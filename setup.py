@@ -7,6 +7,7 @@ Extras, and which host they are for:
     te        Transformer Engine, apart because it is compiled from source against the host's CUDA
     quant     ModelOpt, to quantise what is exported
     trackers  W&B and MLflow, and what shows the TensorBoard files that every run writes
+    search    Optuna, for sweeps that search instead of trying everything
     dev       tests, linters, types
 
 There is no extra for apex: the package of that name on the registry is a different project. NVIDIA's apex is
@@ -43,6 +44,7 @@ ENGINES = [
     "matplotlib>=3.10",  # figures of `hpt report --png`
 ]
 
+SEARCH = ["optuna>=4,<6"]  # asked and told by us; Hydra's sweeper for it pins an old release
 TRACKERS = ["tensorboard>=2.18", "wandb>=0.19", "mlflow-skinny>=3"]
 
 # configs/ and slurm/ stand at the top level, where people look for them, and travel inside the wheel as data
@@ -86,7 +88,9 @@ setup(
             "requests>=2.33",  # modelopt imports it without declaring it
         ],
         "trackers": TRACKERS,
+        "search": SEARCH,
         "dev": [
+            *SEARCH,
             *TRACKERS,  # tests read what is written with the packages themselves
             "pytest>=8",
             "faiss-cpu>=1.9",  # the search service's other index, which an installation without it lacks

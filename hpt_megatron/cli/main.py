@@ -25,7 +25,10 @@ VERBS = {
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
     "replay": "work a recorded step of a run out again, in one process, and say whether it agrees",
     "report": "what runs came to: curves, decisions, prompts, rollouts, differences, as one page",
+    "job": "what a submitted job does on its nodes; `submit` makes use of it",
     "sft": "train on demonstrations alone: `train`, supervised from end to end",
+    "submit": "the same as a job of SLURM: checked here, run there, started again where it was cut off",
+    "sweep": "many runs that differ in a few keys, here or on SLURM, and one table of them",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
 }

@@ -28,6 +28,8 @@ from hpt_megatron.config.problem import Problem
 from hpt_megatron.errors import UserError
 
 MOST_POINTS = 1024
+RUN = "train"
+"""The root file of a run."""
 REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
 """What Hydra raises for strings and files that it cannot take; a file of the wrong encoding is a ValueError."""
 ENDLESS = {ValueType.GLOB_CHOICE_SWEEP: "glob", ValueType.INTERVAL_SWEEP: "interval"}
@@ -94,7 +96,9 @@ def _values(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in itertools.islice(values, MOST_POINTS + 1)]
 
 
-def compose(overrides: list[str], folders: Sequence[Path] = ()) -> tuple[dict[str, Any], list[Problem]]:
+def compose(
+    overrides: list[str], folders: Sequence[Path] = (), root: str = RUN
+) -> tuple[dict[str, Any], list[Problem]]:
     """The values that the strings compose to; a string that Hydra refuses is left out and reported.
 
     Choices that do not ship are looked up in `folders`, the first that has one wins.
@@ -103,9 +107,9 @@ def compose(overrides: list[str], folders: Sequence[Path] = ()) -> tuple[dict[st
     problems: list[Problem] = []
     while True:
         try:
-            return _compose(kept, folders), problems
+            return _compose(kept, folders, root), problems
         except REFUSALS as error:
-            culprit = _culprit(kept, folders)
+            culprit = _culprit(kept, folders, root)
             if culprit is None:
                 raise UserError(_first_line(error), where="the configurations", mend="see --config-dir") from error
             key, _, value = culprit.partition("=")
@@ -113,34 +117,34 @@ def compose(overrides: list[str], folders: Sequence[Path] = ()) -> tuple[dict[st
             kept.remove(culprit)
 
 
-def _compose(overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
+def _compose(overrides: list[str], folders: Sequence[Path], root: str) -> dict[str, Any]:
     if folders:
-        return _composed(overrides, folders)
-    return deepcopy(_shipped(tuple(overrides), configs_folder()))
+        return _composed(overrides, folders, root)
+    return deepcopy(_shipped(tuple(overrides), configs_folder(), root))
 
 
 @lru_cache(maxsize=64)
-def _shipped(overrides: tuple[str, ...], configs: Path) -> dict[str, Any]:
+def _shipped(overrides: tuple[str, ...], configs: Path, root: str) -> dict[str, Any]:
     """Of files that ship alone, which do not change while a process lives: a quarter of a second, once."""
-    return _composed(list(overrides), ())
+    return _composed(list(overrides), (), root)
 
 
-def _composed(overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
+def _composed(overrides: list[str], folders: Sequence[Path], root: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     quoted = ", ".join("'file://{}'".format(str(folder).replace("'", "\\'")) for folder in folders)
     search = [f"hydra.searchpath=[{quoted}]"] if folders else []
     with initialize_config_dir(config_dir=str(configs_folder()), version_base="1.3"):
-        composed = hydra_compose(config_name="train", overrides=[*search, *overrides])
+        composed = hydra_compose(config_name=root, overrides=[*search, *overrides])
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _culprit(overrides: list[str], folders: Sequence[Path]) -> str | None:
+def _culprit(overrides: list[str], folders: Sequence[Path], root: str) -> str | None:
     """The first string without which the ones before it compose."""
     for end in range(len(overrides)):
         try:
-            _compose(overrides[: end + 1], folders)
+            _compose(overrides[: end + 1], folders, root)
         except REFUSALS:
             return overrides[end]
     return None

@@ -11,8 +11,9 @@ from hpt_megatron.config.problem import one_line
 from hpt_megatron.errors import HptError, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-COMPARISONS = "comparison"
-"""A folder of files that each stand for several runs (`comparison.py`), and no group of one."""
+COMPARISONS, CLUSTERS, SWEEPS = "comparison", "cluster", "sweep"
+NO_PART_OF_A_RUN = (COMPARISONS, CLUSTERS, SWEEPS)
+"""Folders of files that stand for several runs, or for where they run (`comparison.py`, `cluster.py`, `sweep.py`)."""
 
 
 def configs_folder() -> Path:
@@ -23,13 +24,19 @@ def configs_folder() -> Path:
     raise HptError("the configuration files are missing", where=str(PACKAGE), mend="install hpt_megatron again")
 
 
-def groups(folder: Path | None = None) -> dict[str, list[str]]:
-    """Every group with its choices, in the order of the alphabet; `base` files are not choices."""
+def slurm_folder() -> Path:
+    """The folder of job templates, which travels beside the configurations."""
+    return configs_folder().parent / "slurm"
+
+
+def groups(folder: Path | None = None, own: str | None = None) -> dict[str, list[str]]:
+    """Every group of a run with its choices, in the order of the alphabet, or the group `own`; `base` is no choice."""
     root = folder or configs_folder()
     return {
         group.name: sorted(path.stem for path in group.glob("*.yaml") if path.stem != "base")
         for group in sorted(root.iterdir())
-        if group.is_dir() and group.name != COMPARISONS and any(group.glob("*.yaml"))
+        if group.is_dir() and any(group.glob("*.yaml"))
+        if group.name == own or (own is None and group.name not in NO_PART_OF_A_RUN)
     }
 
 

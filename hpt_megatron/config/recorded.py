@@ -6,9 +6,13 @@ does not fit, and a key that nobody knows, are refused.
 Example: run_of(json.loads(path.read_text()), str(path)).algorithm.switch_gate
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from hpt_megatron.config.compose import compose
+from hpt_megatron.config.problem import counted, errors
+from hpt_megatron.config.rules import check
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.config.typed import read
 from hpt_megatron.errors import UserError
@@ -20,6 +24,21 @@ def run_of(values: Any, where: str) -> RunConfig:
     run, problems = read(RunConfig, _filled(values, defaults), defaults)
     if problems:
         raise UserError(f"is no run of this version: {problems[0]}", where=where)
+    return run
+
+
+def recorded_run(path: Path) -> RunConfig:
+    """The run of a file, without errors."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError("cannot be read", where=str(path), mend="RUN/run.json of a run") from error
+    run = run_of(values, str(path))
+    found = errors(check(run))
+    if found:
+        raise UserError(
+            "\n  ".join([f"the run has {counted(len(found), 'error')}:", *map(str, found)]), where=str(path)
+        )
     return run
 
 

@@ -14,11 +14,6 @@ Invariants
 Example: compare(read_comparison("tiny-compare"), Path("runs/compared"), jobs=2, shown=sys.stdout)
 """
 
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -28,23 +23,10 @@ from hpt_megatron.data.tasks.place import TRAIN, VAL, task_folder
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.run import CHECKPOINTS, stoppable
 from hpt_megatron.errors import HptError
+from hpt_megatron.recipes.side_by_side import Job, run_all
 from hpt_megatron.weights.execute.exporting import export_checkpoint
 
 HUB = "hub"
-TOLD_LINES = 3
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run, and what its command was given."""
-
-    folder: Path
-    given: Sequence[str]
-
-    @property
-    def said(self) -> Path:
-        """What the command said, beside its folder."""
-        return self.folder.with_name(f"{self.folder.name}.txt")
 
 
 @stoppable()
@@ -52,7 +34,7 @@ def compare(comparison: Comparison, folder: Path, jobs: int, shown: TextIO) -> l
     """Runs what is missing; answers the folders of the runs that failed."""
     comparison.check(folder)
     starts = [Job(folder / START / f"seed_{seed}", comparison.start_of(seed, folder)) for seed in comparison.seeds]
-    failed = _all(starts, jobs, shown)
+    failed = run_all(starts, jobs, shown)
     if failed:
         raise HptError("a start failed, and nothing can be compared without it", where=str(failed[0]))
     runs = []
@@ -61,7 +43,7 @@ def compare(comparison: Comparison, folder: Path, jobs: int, shown: TextIO) -> l
         for method in comparison.methods:
             given = [*comparison.run_of(method, seed, folder), *handed]
             runs.append(Job(run_folder(folder, method, seed), given))
-    return _all(runs, jobs, shown)
+    return run_all(runs, jobs, shown)
 
 
 def _handed_over(start: Job) -> list[str]:
@@ -77,37 +59,3 @@ def _handed_over(start: Job) -> list[str]:
         own = task_folder(start.folder, data.make)
         handed += ["data.make=null", f"data.train_files=[{own / TRAIN}]", f"data.val_files=[{own / VAL}]"]
     return handed
-
-
-def _all(jobs: Sequence[Job], at_once: int, shown: TextIO) -> list[Path]:
-    """Runs them; whoever is still at work when this ends early is asked to save and end."""
-    started: list[subprocess.Popen[bytes]] = []
-    with ThreadPoolExecutor(at_once) as threads:
-        try:
-            return _failed(zip(jobs, threads.map(lambda job: _run(job, started), jobs), strict=True), shown)
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for process in started:
-                process.terminate()  # one that has ended is left alone
-            raise
-
-
-def _failed(done: Iterable[tuple[Job, int]], shown: TextIO) -> list[Path]:
-    failed = []
-    for job, code in done:
-        shown.write(f"{job.folder.parent.name}/{job.folder.name}: exit code {code}\n")
-        if code:
-            failed.append(job.folder)
-            shown.writelines(job.said.read_text(encoding="utf-8").splitlines(keepends=True)[-TOLD_LINES:])
-        shown.flush()
-    return failed
-
-
-def _run(job: Job, started: list[subprocess.Popen[bytes]]) -> int:
-    """One run to its end. Its own lines go to a file beside its folder."""
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "hpt_megatron", "train", *job.given]
-    with job.said.open("w", encoding="utf-8") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
-        started.append(process)
-        return process.wait()

@@ -14,6 +14,7 @@ from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
+from hpt_megatron.driver.loop.fence import UNFENCED, Fence, hold
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Roles, Saved
 from hpt_megatron.driver.loop.run import CHECKPOINTS, Course, stoppable, total_steps
@@ -64,13 +65,14 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     check_marks(marks_of(chat, rules, forbidden), folder)
     total = total_steps(run, len(questions.trained))
     run = replace(run, trainer=replace(run.trainer, total_training_steps=total))
-    write_record(asked, folder)
     asked_of = {prompt.index: prompt.record.question for prompt in questions.tested}
-    with open_journal(run, folder, total, shown, asked_of) as journal:
-        return _steps(run, questions, forbidden, journal)
+    with hold(folder, shown) as fence:
+        write_record(asked, folder)
+        with open_journal(run, folder, total, shown, asked_of) as journal:
+            return _steps(run, questions, forbidden, journal, fence)
 
 
-def _steps(run: RunConfig, questions: Questions, forbidden: tuple[int, ...], journal: Journal) -> int:
+def _steps(run: RunConfig, questions: Questions, forbidden: tuple[int, ...], journal: Journal, fence: Fence) -> int:
     folder, total = journal.folder, journal.total
     if run.trainer.resume == "auto" and max(Checkpoints(folder / CHECKPOINTS, 1).steps(), default=0) >= total:
         journal.tell(f"all {total} steps are made, in {folder}; more of them: trainer.total_training_steps")
@@ -85,7 +87,7 @@ def _steps(run: RunConfig, questions: Questions, forbidden: tuple[int, ...], jou
     for left in reversed(range(1 + run.trainer.max_restarts)):
         try:
             with open_roles(run, forbidden, folder, generates) as roles:
-                return course_of(run, roles, questions, journal).go()
+                return course_of(run, roles, questions, journal, fence).go()
         except (ActorDiedError, MemoryShortError) as error:
             if not left:
                 raise
@@ -98,7 +100,7 @@ def _steps(run: RunConfig, questions: Questions, forbidden: tuple[int, ...], jou
     raise AssertionError  # the last try answers or raises
 
 
-def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journal) -> Course:
+def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journal, fence: Fence = UNFENCED) -> Course:
     """The loop of a run and what surrounds it."""
 
     def supply(prompts: Prompts) -> Supply:
@@ -113,7 +115,7 @@ def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journ
         saved["critic"] = roles.critic
     tested = questions.tested if roles.rollout is not None else []
     validation = Validation(run, loop, tested, questions.held) if tested or questions.held else None
-    return Course(run, loop, saved, journal, validation)
+    return Course(run, loop, saved, journal, validation, fence)
 
 
 def with_less(run: RunConfig) -> RunConfig:

@@ -19,6 +19,8 @@ FLOORS = [
     ["mcore", "rollout", "embedded"],
     ["parity", "driver"],
     ["recipes", "report"],
+    ["cluster"],
+    ["sweeps"],
     ["cli"],
 ]
 # Who may name a heavy package. A path ends in "/" for a folder.
@@ -41,6 +43,7 @@ QUARANTINE = {
 }
 TORCH_FREE = [
     *("errors", "registry", "percentile", "web", "config", "host", "layout", "planning", "rewards", "report", "cli"),
+    "cluster",
     *("weights.kinds", "weights.families", "weights.table", "weights.plan"),
 ]
 HEAVY = ("torch", "ray", "vllm", "megatron", "transformers", "numpy", "matplotlib")

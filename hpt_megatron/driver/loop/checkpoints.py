@@ -8,7 +8,8 @@ the disk lost something; `newest` checks that, and goes back to the one before w
 
 Invariants
     1. The manifest is the last file of a checkpoint, and the rename comes after it.
-    2. What is not this module's own is never removed: only `step_N` folders with a manifest, and its own partial ones.
+    2. Only the attempt that holds the run makes checkpoints (`fence.py`).
+    3. What is not this module's own is never removed: only `step_N` folders with a manifest, and its own partial ones.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpt_megatron.driver.loop.fence import UNFENCED, Fence
 from hpt_megatron.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,13 +32,15 @@ CHUNK = 1 << 20
 class Checkpoints:
     """Those of one run."""
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder, self.keep_last = folder, keep_last
+    def __init__(self, folder: Path, keep_last: int, fence: Fence = UNFENCED) -> None:
+        self.folder, self.keep_last, self.fence = folder, keep_last, fence
 
     def begin(self, step: int) -> Path:
-        """The folder to fill."""
-        partial = self.folder / f"step_{step}{PARTIAL}"
-        shutil.rmtree(partial, ignore_errors=True)
+        """The folder to fill, with the attempt's name: ranks of an earlier one that live on write elsewhere."""
+        self.fence.check()
+        for left in self.folder.glob(f"step_*{PARTIAL}"):
+            shutil.rmtree(left, ignore_errors=True)
+        partial = self.folder / f"step_{step}.{self.fence.token}{PARTIAL}"
         partial.mkdir(parents=True)
         return partial
 
@@ -45,6 +49,7 @@ class Checkpoints:
         final = self.folder / f"step_{step}"
         told = {"step": step, "worth": worth, "state": state, "files": files_of(partial)}
         _write_synced(partial / MANIFEST, json.dumps(told, indent=1))
+        self.fence.check()
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync(self.folder)

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.checkpoints import Checkpoints, read
+from hpt_megatron.driver.loop.fence import UNFENCED, Fence
 from hpt_megatron.driver.loop.roles import Saved
 from hpt_megatron.driver.loop.saver import Saver
 from hpt_megatron.errors import HptError, UserError
@@ -100,11 +101,17 @@ class Course:
     """See the module."""
 
     def __init__(
-        self, run: RunConfig, loop: Loop, saved: Mapping[str, Saved], journal: Journal, validate: Validate | None
+        self,
+        run: RunConfig,
+        loop: Loop,
+        saved: Mapping[str, Saved],
+        journal: Journal,
+        validate: Validate | None = None,
+        fence: Fence = UNFENCED,
     ) -> None:
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
-        self.stop, self.saving = "", dict[str, float]()
-        self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last)
+        self.stop, self.saving, self.fence = "", dict[str, float](), fence
+        self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last, fence)
         self.saver = Saver(self.checkpoints, saved, run.trainer.async_save)
 
     def go(self) -> int:
@@ -160,6 +167,7 @@ class Course:
         if self.validate is not None and (_due(number, every) or (last and every > 0)):
             told = self.validate(number, log)
         log.end()
+        self.fence.check()
         self.journal.step(log)
         if told:
             self.journal.validation(number, told)

@@ -5,6 +5,7 @@ Invariant: the actors end with the group.
 Example: places = Places(plan_for(run), "CPU"); TrainerGroup(run, places.trainers(run, forbidden)); places.close()
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.ray.actors import RolloutProcess, TrainerProcess
 from hpt_megatron.driver.ray.placement import Plan
+from hpt_megatron.driver.ray.roles import ROLLOUT, TRAINER
 
 SHARE = 0.25
 """Of a device: policy, reference, critic and engine may stand on one."""
@@ -25,9 +27,12 @@ ENGINE_THREADS = 8
 class Places:
     """The placement group of a run, and actors in its bundles."""
 
-    def __init__(self, plan: Plan, kind: str) -> None:
+    def __init__(self, plan: Plan, kind: str, have: Mapping[str, float]) -> None:
         self.plan, self.kind = plan, kind
-        self.group = placement_group([{kind: 1.0}] * plan.bundles, strategy="PACK")
+        trained = set(plan.trainer)
+        wanted = [TRAINER if bundle in trained else ROLLOUT for bundle in range(plan.bundles)]
+        bundles = [{kind: 1.0} | ({role: 1.0} if role in have else {}) for role in wanted]
+        self.group = placement_group(bundles, strategy="PACK")
         ray.get(self.group.ready())
 
     def trainers(

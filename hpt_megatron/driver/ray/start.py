@@ -12,14 +12,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from hpt_megatron.algorithms.build import build_models
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.engines import Engines, SharedEngines
 from hpt_megatron.driver.loop.roles import Roles
 from hpt_megatron.driver.loop.teacher import Teacher
-from hpt_megatron.driver.ray.cluster import cluster
+from hpt_megatron.driver.ray.cluster import cluster, nodes
 from hpt_megatron.driver.ray.images import keep
 from hpt_megatron.driver.ray.placement import check_room, plan_for
 from hpt_megatron.driver.ray.places import Places
@@ -40,7 +38,7 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generat
         have = stack.enter_context(cluster(plan.bundles))
         kind = "GPU" if have.get("GPU") and run.trainer.placement != "host" else "CPU"
         check_room(plan, have.get(kind, 0.0), kind)
-        place = Places(plan, kind)
+        place = Places(plan, kind, have)
         stack.callback(place.close)
         models = build_models(run.algorithm)
         policy = TrainerGroup(run, place.trainers(run, forbidden))
@@ -63,9 +61,9 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generat
             rollouts.sleep()
         _start(trained)
         transport = Transport(
-            kind="shared" if run.trainer.nnodes == 1 else "sent",
+            kind="shared" if nodes() == 1 else "sent",
             device="cpu" if kind == "CPU" else "cuda",
-            host=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
+            place=policy.meeting_point,
         )
         sync = WeightSync(run, policy, rollouts.replicas, transport)
         stack.callback(sync.close)

@@ -37,10 +37,15 @@ class TrainerGroup:
 
     def start(self) -> None:
         """Forms the groups and builds the model, on all ranks at once."""
-        host, port = answer(self.actors[0].meeting_point.remote(), self.name)
+        host, port = self.meeting_point()
         ranks = len(self.actors)
         starting = [actor.start.remote(rank, ranks, host, port) for rank, actor in enumerate(self.actors)]
         self.replica = answers(starting, self.name)
+
+    def meeting_point(self) -> tuple[str, int]:
+        """A place where the first rank can listen, on the job's own network."""
+        host, port = answer(self.actors[0].meeting_point.remote(), self.name)
+        return host, port
 
     def split(self, batch: Batch) -> tuple[Assigned, list[Any]]:
         """Which rows go to which data-parallel rank, and references to them."""

@@ -17,7 +17,7 @@ Invariants
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,6 +56,7 @@ class Replica(Taker, Protocol):
         """Opens its side of a session."""
 
 
+LOOPBACK = "127.0.0.1"
 GRACE_S = 3.0
 """How long an engine whose connection broke may seem to be well."""
 
@@ -71,13 +72,21 @@ class Published:
     verified: bool
 
 
+def here() -> tuple[str, int]:
+    """A place on this host, for a trainer that is on it."""
+    return LOOPBACK, free_port(LOOPBACK)
+
+
 @dataclass(frozen=True)
 class Transport:
-    """How the two sides are connected; see `weights/publish/session.py`. `host` is this one's, on the job's network."""
+    """How the two sides are connected; see `weights/publish/session.py`.
+
+    `place` answers where the trainer's first process can listen, which is where all of a `sent` session meet.
+    """
 
     kind: Kind = "shared"
     device: str = "cpu"
-    host: str = "127.0.0.1"
+    place: Callable[[], tuple[str, int]] = here
     timeout_s: float = 600.0
 
 
@@ -159,7 +168,7 @@ class WeightSync:
 
     def _meet(self, engines: Sequence[Replica]) -> Session:
         how = self.transport
-        place = f"{how.host}:{free_port()}" if how.kind == "sent" else ""
+        place = ":".join(map(str, how.place())) if how.kind == "sent" else ""
         session, told = meeting(self.run, len(engines), how.kind, how.device, place, how.timeout_s)
         try:
             together(
