@@ -22,7 +22,7 @@ SHARED = {
     # which a bare machine does not have.
     "TORCH_COMPILE_DISABLE": "1",
 }
-SHARING = ("engines", "runs", "packaging")
+SHARING = ("engines", "runs", "packaging", "cluster")
 """Folders whose files have something in common that takes long to make."""
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)

@@ -42,8 +42,9 @@ def until(there, seconds: float = 300) -> None:
 
 
 def weights(run: Path) -> dict:
-    """Every file of the last checkpoint's models, by name, with its digest."""
-    return files_of(Checkpoints(run / "checkpoints", 1).newest() / "trainer")
+    """Every file of tensors in the last checkpoint, by name, with its digest: weights, moments, all of it."""
+    files = files_of(Checkpoints(run / "checkpoints", 1).newest() / "trainer")
+    return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
 
 
 @pytest.fixture(scope="module")
