@@ -42,7 +42,15 @@ def _parser(action: str) -> Parser:
 
 
 def _list(arguments: list[str]) -> int:
-    from hpt_megatron.config.files import all_groups, check_folder, configs_folder, describe, groups
+    from hpt_megatron.config.files import (
+        CLUSTERS,
+        NO_PART_OF_A_RUN,
+        all_groups,
+        check_folder,
+        configs_folder,
+        describe,
+        groups,
+    )
 
     parser = Parser(prog="hpt config list")
     parser.add_argument("group", nargs="*", help="show these groups alone")
@@ -50,6 +58,10 @@ def _list(arguments: list[str]) -> int:
     options = parser.read(arguments)
     asked, folder = options.group, check_folder(options.config_dir)
     known, shipped = all_groups(folder), groups()
+    for name in NO_PART_OF_A_RUN:  # of `hpt compare`, `hpt submit`, `hpt sweep`
+        shipped |= groups(own=name)
+        own = groups(folder, own=name).get(name, []) if folder and name == CLUSTERS else []
+        known[name] = [*shipped[name], *own]
     for name in asked:
         if name not in known:
             raise UserError(f"no such group: {name}", where="hpt config list", mend=f"one of {', '.join(known)}")

@@ -120,7 +120,7 @@ class Node:
                 self.ray.start(head, given)
                 self.ray.wait(max(1.0, deadline - time.monotonic()), self._asked)
                 self.tell(f"ray runs on {host}, ports {ports[0]} to {ports[-1]}")
-                self.meeting.say("ready", address=place.address)
+                self.meeting.say("ready", address=place.address, resources=sorted(place.resources))
                 if why := self.meeting.wait(deadline, lambda said: _all(said, self.job.all_nodes), self._over):
                     raise HptError(why)
                 yield given | {"RAY_ADDRESS": head or place.address}

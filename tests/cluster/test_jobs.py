@@ -87,6 +87,24 @@ def test_a_run_on_two_nodes_to_its_end(site: Site) -> None:
     assert steps[-1]["batch/rollouts"] > 0
 
 
+def test_engines_on_nodes_of_their_own(site: Site) -> None:
+    """Two components of one job: ranks on the first one's node, the engine on the second one's."""
+    number = site.submit(
+        *("layout=tp1", "trainer.n_gpus_per_node=1", "trainer.run_dir=run", "cluster.rollout_nodes=1"),
+        *("trainer.total_training_steps=1", "trainer.lr_warmup_steps=0", "trainer.test_freq=0"),
+    )
+    facts = site.slurm.wait(number, 500)
+    said = site.log("run", number)
+    assert (facts["JobState"], facts["ExitCode"]) == ("COMPLETED", "0:0"), said
+    told = result(site.folder / "run" / "attempt_0")
+    assert [(each["rank"], each["node"], each["state"]) for each in told["nodes"]] == [
+        (0, "node1", "ended"),
+        (1, "node2", "ended"),
+    ]
+    held = [json.loads((site.folder / "run" / "attempt_0" / f"node_{rank}.json").read_text()) for rank in (0, 1)]
+    assert [each["resources"] for each in held] == [["hpt_trainer"], ["hpt_rollout"]]
+
+
 def test_the_time_limit_saves_and_the_same_job_goes_on_to_the_same_weights(site: Site, undisturbed: dict) -> None:
     """SLURM's own warning before the limit; the second attempt goes on from what the first one saved."""
     number = site.submit(*SUPERVISED, "trainer.run_dir=run")

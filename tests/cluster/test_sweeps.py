@@ -41,3 +41,4 @@ def test_an_array_of_four_points_and_its_table(site: Site) -> None:
         for name in told["points"]
     }
     assert len({tuple(each) for each in losses.values()}) == 4, "each point was trained as it was asked for"
+    assert all(each[-1] < each[0] for each in losses.values()), "and learned something"
