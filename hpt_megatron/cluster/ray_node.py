@@ -1,8 +1,8 @@
 """This node's part of the job's Ray cluster: Ray's own processes, started, watched and ended by the node that has them.
 
 Invariants
-    1. Every port is one of the job's block on this host, every address that of the job's own network, no dashboard is
-       open, and who has not the job's token is refused.
+    1. Every port is one of the job's block on this host, no dashboard is open, and who has not the job's token is
+       refused. What Ray does not let us bind to the job's own network alone is guarded by the token.
     2. SIGTERM and SIGUSR1 do not reach Ray: SLURM signals every process of a step, and a run needs its actors to save.
     3. Only processes below the one that was started here are ended.
 
@@ -75,6 +75,7 @@ class RayNode:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={place.host}"]
         if head is None:
             command += ["--head", f"--port={ports[0]}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+            command += [f"--ray-client-server-port={ports[7]}"]  # it cannot be switched off
         else:
             command += [f"--address={head}"]
         command += [

@@ -13,5 +13,9 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+if not os.environ.get("RAY_ADDRESS"):
+    # Ray takes 127.0.0.1 for a mistake, and would listen on every address; this is how it is told on other systems that
+    # a cluster of one host is wanted.
+    SETTINGS["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
