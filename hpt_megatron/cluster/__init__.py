@@ -1,4 +1,4 @@
-"""Jobs of a cluster: what is submitted (`submission.py`, `script.py`, `slurm.py`), what its nodes do (`attempt.py`,
+"""Jobs of a cluster: what is submitted (`submission.py`, `script.py`, `sbatch.py`), what its nodes do (`attempt.py`,
 `node.py`, `ray_node.py`, `health.py`, `meeting.py`), and what happens after (`verdict.py`).
 
     FOLDER/submitted_1/job.json         what the nodes do

@@ -29,12 +29,13 @@ from typing import Any
 
 from hpt_megatron.cluster import health
 from hpt_megatron.cluster.attempt import begun
+from hpt_megatron.cluster.code_version import code_version
 from hpt_megatron.cluster.job import Job
 from hpt_megatron.cluster.meeting import LAST, POLL_S, STOP, Meeting
 from hpt_megatron.cluster.ray_node import Place, RayNode
 from hpt_megatron.cluster.verdict import STOPPED
+from hpt_megatron.config.cluster import ROLLOUT, TRAINER
 from hpt_megatron.driver.loop.fence import PATIENCE, TOKEN
-from hpt_megatron.driver.ray.roles import ROLLOUT, TRAINER
 from hpt_megatron.errors import HptError
 from hpt_megatron.host.network import address_of, interface_of
 from hpt_megatron.host.ports import OURS, block
@@ -85,12 +86,12 @@ class Node:
         deadline = time.monotonic() + self.job.cluster.ready_s
         why = self.meeting.wait(deadline, lambda said: len(said) == self.job.all_nodes, self._asked)
         if why:
-            return self._end(STOPPED if self._asked() else 1, why)
+            return self._end(self._code(), why)
         try:
             with self._ray(deadline) as environment:
                 code, why = self._drive(environment) if self.rank == 0 else self._follow()
         except HptError as error:
-            code, why = (STOPPED if self._asked() else 1), str(error)
+            code, why = self._code(), str(error)
         return self._end(code, why)
 
     def _end(self, code: int, why: str) -> int:
@@ -102,6 +103,10 @@ class Node:
         if (self.attempt / STOP).exists():
             self.asked = self.asked or "the time limit"
         return f"asked to stop by {self.asked}" if self.asked else ""
+
+    def _code(self) -> int:
+        """Of an attempt that did not come to its run; SLURM also signals those whose neighbour failed."""
+        return STOPPED if self._asked() and not self._others() else 1
 
     @contextmanager
     def _ray(self, deadline: float) -> Iterator[dict[str, str]]:
@@ -177,6 +182,8 @@ class Node:
         """The run itself; it saves when it is asked to stop, and ends where a node ended."""
         point = self.job.point(self.environment)
         command = [sys.executable, "-m", "hpt_megatron", *point.arguments]
+        if (now := code_version()) != dict(self.job.code):
+            self.tell(f"the code is not the one that was submitted: {dict(self.job.code)} then, {now} now")
         self.tell(f"hpt {' '.join(point.arguments)}")
         self.meeting.say("running")
         driver = subprocess.Popen(command, env={**os.environ, **environment})
@@ -193,7 +200,7 @@ class Node:
         return (1 if why else driver.returncode), why
 
     def _others(self) -> str:
-        over = [each for rank, each in self.meeting.heard().items() if rank and each["state"] in LAST]
+        over = [each for rank, each in self.meeting.heard().items() if rank != self.rank and each["state"] in LAST]
         return "; ".join(f"{each['node']} {each['state']}: {each.get('why', '')}" for each in over)
 
     def _follow(self) -> tuple[int, str]:

@@ -8,16 +8,14 @@ Example: job = run_job([run], cluster); submit(job, Path("runs/a"), Path.cwd())
 """
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hpt_megatron import __version__
+from hpt_megatron.cluster.code_version import code_version
 from hpt_megatron.cluster.job import JOB, RUN, SCRIPT, Job, Point
+from hpt_megatron.cluster.sbatch import sbatch
 from hpt_megatron.cluster.script import script
-from hpt_megatron.cluster.slurm import sbatch
 from hpt_megatron.config.cluster import ClusterConfig, check_room, nodes_of
 from hpt_megatron.config.problem import Problem
 from hpt_megatron.config.run import RunConfig
@@ -91,7 +89,7 @@ def of_run(run: RunConfig, cluster: ClusterConfig, here: Path, after: str = "") 
         devices=0 if run.trainer.placement == "host" else run.trainer.n_gpus_per_node,
         trains=True,
         cluster=cluster,
-        code=code(),
+        code=code_version(),
     )
     return Submission(job, submitted, here, (run,), after=after)
 
@@ -108,7 +106,7 @@ def of_command(
         devices=devices,
         trains=False,
         cluster=replace(cluster, rollout_nodes=0),
-        code=code(),
+        code=code_version(),
     )
     return Submission(job, next_folder(folder), here)
 
@@ -119,17 +117,3 @@ def problems_of(run: RunConfig, cluster: ClusterConfig) -> list[Problem]:
     from hpt_megatron.rewards import build
 
     return [*check_room(cluster, run), *build.problems_of(run), *answer.problems_of(run)]
-
-
-def code() -> dict[str, Any]:
-    """Which code a job was submitted with."""
-    told: dict[str, Any] = {"version": __version__}
-    here = Path(__file__).resolve().parent
-    for name, asked in (("commit", ["rev-parse", "HEAD"]), ("changed", ["status", "--porcelain", "--", str(here)])):
-        try:
-            done = subprocess.run(["git", *asked], cwd=here, capture_output=True, text=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return told
-        if done.returncode == 0:
-            told[name] = done.stdout.strip() if name == "commit" else bool(done.stdout.strip())
-    return told

@@ -28,6 +28,9 @@ WORDS = (
     *("partition", "rollout_partition", "account", "qos", "constraint", "reservation", "exclude"),
     *("gpu_type", "memory", "interface"),
 )
+TRAINER, ROLLOUT = "hpt_trainer", "hpt_rollout"
+"""Resources by which the nodes of a job tell Ray what they are for: so many devices each. Nodes that say nothing, such
+as a single host, are filled in their order."""
 KEPT_S = 60
 """SLURM may signal a job that much earlier than it was asked to."""
 

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hpt_megatron.config.files import COMPARISONS, configs_folder
+from hpt_megatron.config.files import COMPARISONS, read_named
 from hpt_megatron.config.load import load
 from hpt_megatron.config.problem import errors, one_line
 from hpt_megatron.errors import UserError
@@ -73,16 +71,7 @@ def run_folder(folder: Path, method: str, seed: int) -> Path:
 
 def read_comparison(asked: str) -> Comparison:
     """A shipped one by its name, or a file."""
-    path = Path(asked)
-    if not asked.endswith((".yaml", ".yml")):
-        path = configs_folder() / COMPARISONS / f"{asked}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(each.stem for each in (configs_folder() / COMPARISONS).glob("*.yaml")))
-        raise UserError("no such comparison", where=one_line(asked), mend=f"one of {shipped}, or a file of your own")
-    try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read: {one_line(str(error))}", where=str(path), mend="a file of YAML") from error
+    path, told = read_named(asked, COMPARISONS)
     problems = list(_problems(told))
     if problems:
         raise UserError("; ".join(problems), where=str(path), mend="see `configs/comparison/tiny-compare.yaml`")

@@ -6,6 +6,9 @@ Example:
 """
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hpt_megatron.config.problem import one_line
 from hpt_megatron.errors import HptError, UserError
@@ -71,6 +74,20 @@ def check_folder(folder: Path | None) -> Path | None:
     if set(whole) & set("\\$") or not whole.isprintable():
         raise UserError("a backslash, a dollar or an invisible character in it", where=named, mend="rename the folder")
     return folder.resolve()
+
+
+def read_named(asked: str, group: str) -> tuple[Path, Any]:
+    """A file that ships in a group, by its name, or one of the user's own: where it is and what it says."""
+    path = Path(asked)
+    if not asked.endswith((".yaml", ".yml")):
+        path = configs_folder() / group / f"{asked}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(each.stem for each in (configs_folder() / group).glob("*.yaml")))
+        raise UserError(f"no such {group}", where=one_line(asked), mend=f"one of {shipped}, or a file of your own")
+    try:
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot be read: {one_line(str(error))}", where=str(path), mend="a file of YAML") from error
 
 
 def describe(group: str, choice: str, folder: Path | None = None) -> str:

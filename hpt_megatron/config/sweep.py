@@ -13,12 +13,9 @@ Example: read_sweep("tiny-grid").overrides
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hpt_megatron.config.files import SWEEPS, configs_folder
+from hpt_megatron.config.files import SWEEPS, read_named
 from hpt_megatron.config.problem import one_line
 from hpt_megatron.errors import UserError
 
@@ -59,16 +56,7 @@ class SweepFile:
 
 def read_sweep(asked: str) -> SweepFile:
     """A shipped one by its name, or a file."""
-    path = Path(asked)
-    if not asked.endswith((".yaml", ".yml")):
-        path = configs_folder() / SWEEPS / f"{asked}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(each.stem for each in (configs_folder() / SWEEPS).glob("*.yaml")))
-        raise UserError("no such sweep", where=one_line(asked), mend=f"one of {shipped}, or a file of your own")
-    try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read: {one_line(str(error))}", where=str(path), mend="a file of YAML") from error
+    path, told = read_named(asked, SWEEPS)
     problems = list(_problems(told))
     if problems:
         raise UserError("; ".join(problems), where=str(path), mend="see `configs/sweep/tiny-grid.yaml`")

@@ -5,8 +5,9 @@ Example: submission = as_array(plan, cluster, Path.cwd(), concurrent=4); submiss
 
 from pathlib import Path
 
+from hpt_megatron.cluster.code_version import code_version
 from hpt_megatron.cluster.job import Job, Point
-from hpt_megatron.cluster.submission import Submission, code, next_folder, problems_of
+from hpt_megatron.cluster.submission import Submission, next_folder, problems_of
 from hpt_megatron.config.cluster import ClusterConfig, nodes_of
 from hpt_megatron.config.problem import counted, errors
 from hpt_megatron.errors import UserError
@@ -37,6 +38,6 @@ def as_array(plan: Plan, cluster: ClusterConfig, here: Path, concurrent: int) ->
         devices=0 if all(run.trainer.placement == "host" for run in runs) else slots,
         trains=True,
         cluster=cluster,
-        code=code(),
+        code=code_version(),
     )
     return Submission(job, submitted, here, runs, concurrent)

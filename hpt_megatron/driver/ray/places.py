@@ -13,10 +13,10 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from hpt_megatron.config.cluster import ROLLOUT, TRAINER
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.ray.actors import RolloutProcess, TrainerProcess
 from hpt_megatron.driver.ray.placement import Plan
-from hpt_megatron.driver.ray.roles import ROLLOUT, TRAINER
 
 SHARE = 0.25
 """Of a device: policy, reference, critic and engine may stand on one."""

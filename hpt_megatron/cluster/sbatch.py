@@ -1,10 +1,9 @@
-"""SLURM's own commands, as far as they are asked here; their text forms, which every version since 22.05 shares.
+"""SLURM's own command, as far as it is asked here.
 
-Example: number = sbatch(Path("runs/a/submitted_1/job.sbatch")); state(number)
+Example: number = sbatch(Path("runs/a/submitted_1/job.sbatch"))
 """
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,11 +11,6 @@ from pathlib import Path
 from hpt_megatron.errors import HptError, UserError
 
 PATIENCE_S = 60
-FINISHED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-    *("PREEMPTED", "TIMEOUT"),
-}
-"""States that a job does not leave. One that is missing from `squeue` may still be on its way back into the queue."""
 
 
 def sbatch(script: Path) -> str:
@@ -33,20 +27,7 @@ def sbatch(script: Path) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def states(number: str) -> dict[str, str]:
-    """State by job, or by task of an array (`12_0`); empty where SLURM has forgotten it."""
-    done = _run(["scontrol", "show", "job", "--oneliner", number])
-    found = {}
-    for line in done.stdout.splitlines():
-        facts = dict(re.findall(r"(\w+)=(\S+)", line))
-        if "JobState" in facts:
-            array, task = facts.get("ArrayJobId"), facts.get("ArrayTaskId")
-            name = f"{array}_{task}" if array and task else facts["JobId"]
-            found[name] = facts["JobState"]
-    return found
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired) as error:
