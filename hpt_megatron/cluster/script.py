@@ -35,7 +35,7 @@ def script(job: Job, submitted: Path, here: Path, concurrent: int = 0, after: st
         "SETUP": "\n".join(cluster.setup) or "# nothing to set up",
         "JOB": shlex.quote(str(submitted / JOB)),
         "ENVIRONMENT": "\n".join(_exports(job)) or "# no variables",
-        "STEP": f"{groups}--overlap --export=ALL --cpu-bind=none --kill-on-bad-exit=1 --unbuffered{cpus}",
+        "STEP": f"{groups}--overlap --export=ALL --cpu-bind=none --kill-on-bad-exit=1{cpus}",
         "FIRST": f"{first}--overlap --export=ALL --cpu-bind=none --nodes=1 --ntasks=1",
         "CONTAINER": container(job, submitted, here),
         "PYTHON": shlex.quote(cluster.python or (sys.executable if cluster.container == "none" else "python3")),

@@ -82,6 +82,7 @@ def test_a_run_on_two_nodes_to_its_end(site: Site) -> None:
     assert len(set(used)) == 2
     assert min(used) >= ports[len(ports) // 2]
     assert not (site.folder / "run" / "attempt_0" / "ray_token").exists()
+    assert "\x1b" not in said, "a log is no terminal"
     steps = [json.loads(line) for line in (site.folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3]
     assert steps[-1]["batch/rollouts"] > 0
