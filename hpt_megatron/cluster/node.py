@@ -168,6 +168,7 @@ class Node:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(place.token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_enable_metrics_collection": "0",
             "VLLM_HOST_IP": place.host,
             OURS: place.others,
             TOKEN: str(begun(self.attempt)["token"]),

@@ -17,11 +17,11 @@ from hpt_megatron.host.ports import BLOCK, RANGE
 pytestmark = pytest.mark.slow
 
 SUPERVISED = (
-    *("sft", "layout=tp1", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=160", "data.train_batch_size=32"),
+    *("sft", "layout=tp1", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=100", "data.train_batch_size=32"),
     *(
         "trainer.ppo_mini_batch_size=32",
         "trainer.total_epochs=null",
-        "trainer.save_freq=40",
+        "trainer.save_freq=25",
         "trainer.test_freq=0",
         "trainer.deterministic=true",
         "rollout.agent_driver=lockstep",
@@ -109,7 +109,7 @@ def test_engines_on_nodes_of_their_own(site: Site) -> None:
 def test_the_time_limit_saves_and_the_same_job_goes_on_to_the_same_weights(site: Site, undisturbed: dict) -> None:
     """SLURM's own warning before the limit; the second attempt goes on from what the first one saved."""
     number = site.submit(*SUPERVISED, "trainer.run_dir=run")
-    until(lambda: "step 1/160" in site.log("run", number))
+    until(lambda: "step 1/100" in site.log("run", number))
     site.slurm.ask("scontrol", "update", f"jobid={number}", "TimeLimit=00:01:30")
     until(lambda: site.slurm.facts(number)["Restarts"] == "1")
     site.slurm.ask("scontrol", "update", f"jobid={number}", "TimeLimit=00:20:00")
@@ -119,7 +119,7 @@ def test_the_time_limit_saves_and_the_same_job_goes_on_to_the_same_weights(site:
     first, second = (result(site.folder / "run" / f"attempt_{attempt}") for attempt in (0, 1))
     assert (first["again"], first["code"], first["why"]) == (True, 75, "it was asked to stop")
     assert (second["again"], second["code"]) == (False, 0)
-    assert 1 <= first["checkpoint"] < 160
+    assert 1 <= first["checkpoint"] < 100
     assert f"goes on from {site.folder}/run/checkpoints/step_{first['checkpoint']}" in said
     assert weights(site.folder / "run") == undisturbed
 
@@ -129,7 +129,7 @@ def test_a_node_that_is_lost_ends_the_attempt_and_the_next_one_comes_to_the_same
 ) -> None:
     """One node's task is killed; the other one does not go on alone, and SLURM starts the job again."""
     number = site.submit(*SUPERVISED, "trainer.run_dir=run", "cluster.nodes=2")
-    until(lambda: "step 41/160" in site.log("run", number))
+    until(lambda: "step 26/100" in site.log("run", number))
     lost = json.loads((site.folder / "run" / "attempt_0" / "node_1.json").read_text())
     os.kill(lost["process"], signal.SIGKILL)
     facts = site.slurm.wait(number, 300)

@@ -1,7 +1,7 @@
 """Roles as Ray actors: where they stand, how they are called, what moves between them.
 
 What Ray reads from the environment it reads when it is imported. So it is set here, before any file of this room does
-that: a token is asked for, nothing is reported to anybody, and a GPU that an actor did not ask for stays visible to the
+that: a token is asked for, nothing is reported to anybody or collected for them, and a GPU that an actor did not ask for stays visible to the
 processes that it starts. Whoever sets any of these otherwise is obeyed.
 """
 
@@ -11,6 +11,7 @@ SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 if not os.environ.get("RAY_ADDRESS"):
