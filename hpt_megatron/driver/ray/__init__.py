@@ -1,8 +1,8 @@
 """Roles as Ray actors: where they stand, how they are called, what moves between them.
 
 What Ray reads from the environment it reads when it is imported. So it is set here, before any file of this room does
-that: a token is asked for, nothing is reported to anybody or collected for them, and a GPU that an actor did not ask for stays visible to the
-processes that it starts. Whoever sets any of these otherwise is obeyed.
+that: a token is asked for, nothing is reported to anybody or collected for that, and a GPU that an actor did not ask
+for stays visible to the processes that it starts. Whoever sets any of these otherwise is obeyed.
 """
 
 import os
