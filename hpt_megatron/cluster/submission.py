@@ -8,6 +8,7 @@ Example: job = run_job([run], cluster); submit(job, Path("runs/a"), Path.cwd())
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,11 +59,9 @@ class Submission:
         try:
             number = sbatch(path)
         except UserError:
-            for name in (JOB, SCRIPT, RUN):
-                (self.folder / name).unlink(missing_ok=True)
-            for folder in (self.folder, self.folder.parent):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+            shutil.rmtree(self.folder)  # made a moment ago
+            if not any(self.folder.parent.iterdir()):
+                self.folder.parent.rmdir()
             raise
         (self.folder / "number").write_text(number + "\n", encoding="utf-8")
         return number

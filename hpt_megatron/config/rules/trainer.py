@@ -22,6 +22,9 @@ def check_warmup(run: RunConfig) -> Iterator[Problem]:
     warmup, held = run.trainer.sft_warmup_steps, run.data.hold_out
     if warmup is not None and warmup < 0:
         yield Problem("trainer.sft_warmup_steps", warmup, "is a number of steps", "0 or more, or null for all of them")
+    if warmup != 0 and run.algorithm.offline_loss_type == "none":
+        why = "the steps of trainer.sft_warmup_steps would show demonstrations and learn nothing from them"
+        yield Problem("algorithm.offline_loss_type", "none", why, "sft, or trainer.sft_warmup_steps=0")
     if held < 0:
         yield Problem("data.hold_out", held, "is a number of demonstrations", "0 or more")
 

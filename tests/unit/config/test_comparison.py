@@ -11,7 +11,7 @@ from hpt_megatron.errors import UserError
 pytestmark = pytest.mark.fast
 GIVEN = {
     "base": ["experiment=tiny-grpo"],
-    "start": ["trainer.sft_warmup_steps=null"],
+    "start": ["algorithm=hpt", "trainer.sft_warmup_steps=null"],
     "seeds": [1, 2],
     "metrics": ["val/mean_score"],
     "methods": {"grpo": ["algorithm=grpo"], "soft": ["algorithm=soft", "trainer.lr=2e-4"]},

@@ -359,6 +359,10 @@ BROKEN = [
         )
     ],
     ([SEVEN, "rollout.tools=[calculator]"], "rollout.tools", "single turn", "vrag", "warning"),
+    (
+        *(["experiment=tiny-grpo", "trainer.sft_warmup_steps=5"], "algorithm.offline_loss_type"),
+        *("would show demonstrations and learn nothing", "sft, or trainer.sft_warmup_steps=0", "error"),
+    ),
     ([SEVEN, "trainer.sft_warmup_steps=-1"], "trainer.sft_warmup_steps", "number of steps", "null for all", "error"),
     ([SEVEN, "data.hold_out=-1"], "data.hold_out", "number of demonstrations", "0 or more", "error"),
     ([SEVEN, "trainer.staleness=2"], "trainer.staleness", "number of steps", "0 or 1", "error"),
