@@ -19,7 +19,7 @@ from typing import TextIO
 
 from hpt_megatron.config.comparison import START, Comparison, run_folder
 from hpt_megatron.config.load import load_run
-from hpt_megatron.data.tasks.place import TRAIN, VAL, task_folder
+from hpt_megatron.data.tasks.place import CORPUS, TRAIN, VAL, task_folder
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.run import CHECKPOINTS, stoppable
 from hpt_megatron.errors import HptError
@@ -39,15 +39,15 @@ def compare(comparison: Comparison, folder: Path, jobs: int, shown: TextIO) -> l
         raise HptError("a start failed, and nothing can be compared without it", where=str(failed[0]))
     runs = []
     for seed, start in zip(comparison.seeds, starts, strict=True):
-        handed = _handed_over(start)
+        handed = handed_over(start)
         for method in comparison.methods:
             given = [*comparison.run_of(method, seed, folder), *handed]
             runs.append(Job(run_folder(folder, method, seed), given))
     return run_all(runs, jobs, shown)
 
 
-def _handed_over(start: Job) -> list[str]:
-    """Overrides: the start's weights, and the prompts that it made for itself, if it did."""
+def handed_over(start: Job) -> list[str]:
+    """Overrides: the start's weights, and the prompts and pages that it made for itself, if it did."""
     hub = start.folder / HUB
     if not hub.is_dir():
         newest = Checkpoints(start.folder / CHECKPOINTS, 1).newest()
@@ -58,4 +58,6 @@ def _handed_over(start: Job) -> list[str]:
     if data.make is not None and not data.train_files:
         own = task_folder(start.folder, data.make)
         handed += ["data.make=null", f"data.train_files=[{own / TRAIN}]", f"data.val_files=[{own / VAL}]"]
+        if (own / CORPUS).is_dir():
+            handed.append(f"rollout.search_corpus_root={own / CORPUS}")
     return handed

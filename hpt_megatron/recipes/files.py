@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.tasks.make import make
-from hpt_megatron.data.tasks.place import TRAIN, VAL, WARMUP, task_folder
+from hpt_megatron.data.tasks.place import CORPUS, TRAIN, VAL, WARMUP, task_folder
 from hpt_megatron.embedded.folder import tiny_model, write_tiny
 from hpt_megatron.errors import UserError
 
@@ -47,7 +47,7 @@ def _with_data(run: RunConfig, folder: Path) -> RunConfig:
     warmup = path / WARMUP
     shown = data.warmup_files or ((str(warmup),) if warmup.is_file() else ())
     files = replace(data, train_files=(str(path / TRAIN),), warmup_files=shown, val_files=val)
-    corpus, rollout = path / "corpus", run.rollout
+    corpus, rollout = path / CORPUS, run.rollout
     if corpus.is_dir() and rollout.search_corpus_root is None:
         rollout = replace(rollout, search_corpus_root=str(corpus))
     return replace(run, data=files, rollout=rollout)

@@ -17,6 +17,7 @@ from hpt_megatron.data.record import Record
 from hpt_megatron.data.rows import row_of
 from hpt_megatron.data.tasks import several, single
 from hpt_megatron.data.tasks.grid import grid
+from hpt_megatron.data.tasks.place import CORPUS
 from hpt_megatron.errors import UserError
 
 
@@ -69,5 +70,5 @@ def make(task: str, out: str | Path, count: int | None = None, val_count: int = 
     pages = TASKS[task].pages
     if pages is not None:
         found = [Page(name, f"{name}.png", text, image.read()) for name, (image, text) in pages(seed).items()]
-        written["corpus/pages.jsonl"] = write_pages(folder / "corpus", found)
+        written[f"{CORPUS}/pages.jsonl"] = write_pages(folder / CORPUS, found)
     return written

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 TRAIN, WARMUP, VAL = "train.parquet", "warmup.parquet", "val.parquet"
+CORPUS = "corpus"
+"""A folder of pages, of a task that has some to search."""
 
 
 def task_folder(run_dir: Path, task: str) -> Path:
