@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,13 @@ from hpt_megatron.data.samplers import BySuccess, Hard, Sampler, Shuffled, Stage
 from hpt_megatron.errors import UserError
 
 LOG = logging.getLogger(__name__)
+Told = Callable[[Record], Record]
 SHOWN = 5  # rows that are left out; `hpt data inspect` tells all
+
+
+def alone(record: Record) -> Record:
+    """A policy that is told nothing beside its prompt."""
+    return record
 
 
 def prompt_rules(data: DataConfig) -> PromptRules:
@@ -33,11 +39,11 @@ def prompt_rules(data: DataConfig) -> PromptRules:
     )
 
 
-def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
+def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told = alone) -> Prompts:
     """The prompts that are trained on; enough for a step, or one line says so."""
     if not data.train_files:
         raise UserError("no file is given", where="data.train_files", mend="make one with `hpt data make count OUT`")
-    prompts = _made(read(data.train_files, data.image_root).sound(), chat, rules, data)
+    prompts = _made(read(data.train_files, data.image_root).sound(), chat, rules, data, told)
     if len(prompts) < data.train_batch_size:
         told = ", ".join(f"{name} {number}" for name, number in prompts.report.items())
         first = f"; {prompts.problems[0].where}: {prompts.problems[0].what}" if prompts.problems else ""
@@ -46,11 +52,11 @@ def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
     return prompts
 
 
-def warmup_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts | None:
+def warmup_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told = alone) -> Prompts | None:
     """The prompts that a warm-up imitates; None where they are those that are trained on."""
     if not data.warmup_files:
         return None
-    return train_prompts(replace(data, train_files=data.warmup_files), chat, rules)
+    return train_prompts(replace(data, train_files=data.warmup_files), chat, rules, told)
 
 
 def hold_out(prompts: Prompts, count: int, seed: int) -> list[Prompt]:
@@ -64,16 +70,16 @@ def hold_out(prompts: Prompts, count: int, seed: int) -> list[Prompt]:
     return [prompts[name] for name in held]
 
 
-def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules) -> Prompts:
+def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told = alone) -> Prompts:
     """The prompts that are validated on; none where no file is given."""
     found = read(data.val_files, data.image_root) if data.val_files else None
     records: list[Record] = found.sound("data.val_files") if found else []
-    return _made(records, chat, rules, data)
+    return _made(records, chat, rules, data, told)
 
 
-def _made(records: Iterable[Record], chat: Chat, rules: PictureRules, data: DataConfig) -> Prompts:
+def _made(records: Iterable[Record], chat: Chat, rules: PictureRules, data: DataConfig, told: Told) -> Prompts:
     """The prompts; the first few that are left out are told by name."""
-    prompts = Prompts.of(records, chat, rules, prompt_rules(data))
+    prompts = Prompts.of(records, chat, rules, prompt_rules(data), told)
     for problem in prompts.problems[:SHOWN]:
         LOG.warning("left out: %s: %s", problem.where, problem.what)
     if len(prompts.problems) > SHOWN:

@@ -24,7 +24,7 @@ Example:
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,14 +107,21 @@ class Prompts:
     _left: list[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, records: Iterable[Record], chat: Chat, rules: PictureRules, own: PromptRules) -> "Prompts":
-        """The prompts of some records that fit."""
+    def of(
+        cls,
+        records: Iterable[Record],
+        chat: Chat,
+        rules: PictureRules,
+        own: PromptRules,
+        told: Callable[[Record], Record] = lambda record: record,
+    ) -> "Prompts":
+        """The prompts of some records that fit; `told` adds what a policy is told beside them, such as its tools."""
         report = Counter(dict.fromkeys(("rows", "too_long", "broken", "without_target", "target_too_long"), 0))
         problems, held = [], {}
         for record in records:
             report["rows"] += 1
             try:
-                prompt = make_prompt(record, chat, rules, own)
+                prompt = replace(make_prompt(told(record), chat, rules, own), record=record)
             except UserError as error:
                 report["broken"] += 1
                 problems.append(replace(problem_of(error, ""), where=f"row {record.index}", what=str(error)))

@@ -30,7 +30,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.observe.generations import ROLLOUTS
 from hpt_megatron.observe.pass_rates import figures, powers
 from hpt_megatron.recipes.files import with_files
-from hpt_megatron.rollout.agent.build import check_search
+from hpt_megatron.rollout.agent.build import check_search, instructing
 from hpt_megatron.rollout.engine.build import engine_of
 
 RESULT, MODEL, TRAINER = "eval.json", "model", "trainer"
@@ -63,7 +63,7 @@ def evaluate(asked: RunConfig, out: Path, ks: Sequence[int], shown: TextIO) -> d
     check_search(run)
     folder = str(run.model.path)
     chat = Chat.open(folder)
-    prompts = val_prompts(run.data, chat, PictureRules.of_folder(folder))
+    prompts = val_prompts(run.data, chat, PictureRules.of_folder(folder), instructing(run))
     records = [prompts[name].record for name in prompts.names]
     if not records:
         told = ", ".join(f"{name} {number}" for name, number in prompts.report.items() if number)

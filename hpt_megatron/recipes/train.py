@@ -29,7 +29,7 @@ from hpt_megatron.observe.trackers.tracker import check_trackers
 from hpt_megatron.planning.answer import short_form
 from hpt_megatron.recipes.files import with_files
 from hpt_megatron.recipes.roles_table import roles_table
-from hpt_megatron.rollout.agent.build import check_search
+from hpt_megatron.rollout.agent.build import check_search, instructing
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 from hpt_megatron.rollout.marks import marks_of
 
@@ -46,9 +46,10 @@ class Questions:
     @classmethod
     def of(cls, run: RunConfig, chat: Chat, rules: PictureRules) -> "Questions":
         """All of them, read and checked."""
-        trained, tested = train_prompts(run.data, chat, rules), val_prompts(run.data, chat, rules)
+        told = instructing(run)
+        trained, tested = train_prompts(run.data, chat, rules, told), val_prompts(run.data, chat, rules, told)
         held = hold_out(trained, run.data.hold_out, run.trainer.seed)
-        return cls(trained, warmup_prompts(run.data, chat, rules), [tested[name] for name in tested.names], held)
+        return cls(trained, warmup_prompts(run.data, chat, rules, told), [tested[name] for name in tested.names], held)
 
 
 @stoppable()

@@ -3,15 +3,17 @@
 Example: with agent_of(run, engine, "checkpoints/hf") as agent: agent.probe(); agent.collect(tasks, sampling, samples=8)
 """
 
+from dataclasses import replace
+
 from hpt_megatron.config.run import RunConfig
-from hpt_megatron.data.build import prompt_rules
+from hpt_megatron.data.build import Told, prompt_rules
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.rollout.agent.collect import Agent
 from hpt_megatron.rollout.agent.episode import Kit
 from hpt_megatron.rollout.agent.generator import Generator, GeneratorSettings
 from hpt_megatron.rollout.agent.machine import Rules
-from hpt_megatron.rollout.agent.modes import Mode, instruction_of, mode_of
+from hpt_megatron.rollout.agent.modes import Mode, instructed, instruction_of, mode_of
 from hpt_megatron.rollout.agent.views import CropRules, Viewer
 from hpt_megatron.rollout.engine.role import RolloutEngine
 from hpt_megatron.rollout.loop_thread import LoopThread
@@ -64,6 +66,12 @@ def check_search(run: RunConfig) -> None:
         finally:
             loop.run(client.close())
             loop.close()
+
+
+def instructing(run: RunConfig) -> Told:
+    """What the agent of a run adds to a record: its prompt is longer by that, and has to fit all the same."""
+    instruction = instruction_of(mode_of(run.rollout.agent, run.rollout.tools), run.rollout.agent_prompt)
+    return lambda record: replace(record, prompt=instructed(record.prompt, instruction))
 
 
 def viewer_of(run: RunConfig, folder: str) -> Viewer:
