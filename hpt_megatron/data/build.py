@@ -45,9 +45,9 @@ def train_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told 
         raise UserError("no file is given", where="data.train_files", mend="make one with `hpt data make count OUT`")
     prompts = _made(read(data.train_files, data.image_root).sound(), chat, rules, data, told)
     if len(prompts) < data.train_batch_size:
-        told = ", ".join(f"{name} {number}" for name, number in prompts.report.items())
+        numbers = ", ".join(f"{name} {number}" for name, number in prompts.report.items())
         first = f"; {prompts.problems[0].where}: {prompts.problems[0].what}" if prompts.problems else ""
-        what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({told}{first})"
+        what = f"{len(prompts)} prompts can be used, a step takes {data.train_batch_size} ({numbers}{first})"
         raise UserError(what, where="data.train_batch_size", mend="`hpt data inspect FILE --model FOLDER` says why")
     return prompts
 
