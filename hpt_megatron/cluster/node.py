@@ -123,7 +123,7 @@ class Node:
             try:
                 head = self._head(deadline)
                 self.ray.start(head, given)
-                self.ray.wait(max(1.0, deadline - time.monotonic()), self._asked)
+                self.ray.wait(max(1.0, deadline - time.monotonic()), lambda: self._asked() or self._others())
                 self.tell(f"ray runs on {host}, ports {ports[0]} to {ports[-1]}")
                 self.meeting.say("ready", address=place.address, resources=sorted(place.resources))
                 if why := self.meeting.wait(deadline, lambda said: _all(said, self.job.all_nodes), self._over):
@@ -169,6 +169,7 @@ class Node:
             "RAY_AUTH_TOKEN_PATH": str(place.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # a run without a job has it off: `driver/ray/__init__.py`
             "VLLM_HOST_IP": place.host,
             OURS: place.others,
             TOKEN: str(begun(self.attempt)["token"]),

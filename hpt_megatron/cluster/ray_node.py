@@ -25,6 +25,7 @@ import psutil
 
 from hpt_megatron.errors import HptError
 
+STARTER = "hpt_megatron.driver.ray.node_process"
 STARTED, SLOW = "Ray runtime started", "timed out during startup"
 TRIES = 3
 """Ray gives its own processes half a minute to come up, which on a busy host is not always enough."""
@@ -72,10 +73,9 @@ class RayNode:
         self.again = lambda: self.start(head, environment)
         self.tries -= 1
         place, ports = self.place, self.place.ports
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={place.host}"]
+        command = [sys.executable, "-m", STARTER, "start", "--block", f"--node-ip-address={place.host}"]
         if head is None:
             command += ["--head", f"--port={ports[0]}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
-            command += [f"--ray-client-server-port={ports[7]}"]  # it cannot be switched off
         else:
             command += [f"--address={head}"]
         command += [

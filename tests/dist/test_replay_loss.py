@@ -23,6 +23,7 @@ from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
+from hpt_megatron.driver.loop.fence import UNFENCED
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.driver.loop.roles import Asked, Collected, Roles
@@ -89,7 +90,7 @@ def recorded(where: Rendezvous, run: RunConfig) -> list[float]:
     loop.step(1, Step(1))
 
     checkpoints = Checkpoints(folder / "checkpoints", 3)
-    partial = folder / "checkpoints" / "step_1.partial" if where.rank else checkpoints.begin(1)
+    partial = folder / "checkpoints" / f"step_1.{UNFENCED.token}.partial" if where.rank else checkpoints.begin(1)
     worker.save(partial / "trainer", {"step": 1})
     if not where.rank:
         checkpoints.seal(partial, 1, {})
