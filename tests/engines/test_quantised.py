@@ -164,5 +164,6 @@ def test_the_engine_says_what_the_written_weights_say(served, folder, processor,
         return
     ours = gap(network_of(form, where, folder, written(where)), processor, picture, answers)
     plain = gap(network_of(form, where, folder, None), processor, picture, answers)
-    assert ours < {"fp8": 0.07, "int8": 1e-3}[form]  # fp8 is served in bf16
-    assert ours < plain
+    # fp8 is served in bf16. The integer kernels of processors differ: 0.0005 apart on one, 0.003 on another.
+    assert ours < {"fp8": 0.07, "int8": 5e-3}[form]
+    assert ours < plain / {"fp8": 1, "int8": 4}[form]

@@ -42,7 +42,7 @@ def test_the_metadata_names_the_extras_and_the_python(wheel: Path) -> None:
     """Does not cover what the extras hold; test_extras.py does."""
     metadata = Parser().parsestr(zipfile.ZipFile(wheel).read(f"{DIST_INFO}/METADATA").decode())
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra") or []) == {"cpu", "gpu", "te", "quant", "dev", "trackers"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"cpu", "gpu", "te", "quant", "dev", "trackers", "search"}
 
 
 @pytest.fixture(scope="module")

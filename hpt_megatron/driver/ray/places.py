@@ -7,6 +7,7 @@ Example: places = Places(plan_for(run), "CPU"); TrainerGroup(run, places.trainer
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -27,7 +28,7 @@ ENGINE_THREADS = 8
 class Places:
     """The placement group of a run, and actors in its bundles."""
 
-    def __init__(self, plan: Plan, kind: str, have: Mapping[str, float]) -> None:
+    def __init__(self, plan: Plan, kind: str, have: Mapping[str, float] = MappingProxyType({})) -> None:
         self.plan, self.kind = plan, kind
         trained = set(plan.trainer)
         wanted = [TRAINER if bundle in trained else ROLLOUT for bundle in range(plan.bundles)]
