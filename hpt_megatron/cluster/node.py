@@ -122,17 +122,21 @@ class Node:
             self.ray = RayNode(place, scratch, self.attempt / f"ray_{self.rank}.log")
             try:
                 head = self._head(deadline)
+                if head is not None:
+                    self.ray.folder = Path(self.meeting.heard()[0]["scratch"])  # Ray has one name for it on all nodes
                 self.ray.start(head, given)
                 self.ray.wait(max(1.0, deadline - time.monotonic()), lambda: self._asked() or self._others())
                 self.tell(f"ray runs on {host}, ports {ports[0]} to {ports[-1]}")
-                self.meeting.say("ready", address=place.address, resources=sorted(place.resources))
+                facts = {"address": place.address, "scratch": str(scratch), "resources": sorted(place.resources)}
+                self.meeting.say("ready", **facts)
                 if why := self.meeting.wait(deadline, lambda said: _all(said, self.job.all_nodes), self._over):
                     raise HptError(why)
                 yield given | {"RAY_ADDRESS": head or place.address}
             finally:
                 self.ray.end()
                 self.ray.bring_logs(self.attempt / f"ray_{self.rank}")
-                shutil.rmtree(scratch, ignore_errors=True)
+                for folder in {scratch, self.ray.folder}:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _head(self, deadline: float) -> str | None:
         """The address of the head, once it runs; None for the head itself."""
