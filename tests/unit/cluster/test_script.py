@@ -16,8 +16,8 @@ from hpt_megatron.errors import HptError, UserError
 
 pytestmark = pytest.mark.fast
 GOLDEN = Path(__file__).parent / "golden"
-HERE = Path("/work/vision")
-PYTHON = "cluster.python=/work/venv/bin/python"
+HERE = Path("/lustre/vision")
+PYTHON = "cluster.python=/lustre/venv/bin/python"
 KINDS = {
     "seven": (["experiment=hpt-7b"], [PYTHON, "cluster.account=vision"]),
     "many": (
@@ -49,7 +49,7 @@ KINDS = {
 
 def job_of(kind: str):
     run, cluster = KINDS[kind]
-    asked = load_run([*run, f"trainer.run_dir=/work/vision/runs/{kind}"])
+    asked = load_run([*run, f"trainer.run_dir=/lustre/vision/runs/{kind}"])
     profile, problems = read_cluster(cluster, None)
     assert not problems
     return of_run(asked, profile, HERE)
@@ -59,12 +59,12 @@ def texts() -> dict[str, str]:
     """By name, every kind of job; also an array, and another verb than train."""
     found = {kind: job_of(kind).text() for kind in KINDS}
     one = job_of("seven")
-    points = tuple(Point(Path(f"/work/vision/sweep/{name}"), ("train", "--recorded", name)) for name in "abcd")
+    points = tuple(Point(Path(f"/lustre/vision/sweep/{name}"), ("train", "--recorded", name)) for name in "abcd")
     array = replace(one.job, points=points)
-    found["array"] = script(array, Path("/work/vision/sweep/submitted_1"), HERE, concurrent=2, after="41")
+    found["array"] = script(array, Path("/lustre/vision/sweep/submitted_1"), HERE, concurrent=2, after="41")
     cluster = read_cluster([PYTHON, "cluster.exclusive=false", "cluster.comment=a 72B one"], None)[0]
     arguments = ["import", "hub", "out"]
-    found["convert"] = of_command("convert", arguments, Path("/work/vision/runs/convert"), 0, cluster, HERE).text()
+    found["convert"] = of_command("convert", arguments, Path("/lustre/vision/runs/convert"), 0, cluster, HERE).text()
     return found
 
 
@@ -82,7 +82,7 @@ def test_shellcheck_finds_nothing():
     assert len(files) == len(KINDS) + 2
 
 
-@pytest.mark.parametrize("folder", ["/work/50%", "/work/it's", '/work/"a"', "/work/a\nb"])
+@pytest.mark.parametrize("folder", ["/lustre/50%", "/lustre/it's", '/lustre/"a"', "/lustre/a\nb"])
 def test_a_path_that_slurm_reads_otherwise_is_refused(folder):
     one = job_of("seven")
     with pytest.raises(UserError, match="in a path otherwise"):
