@@ -10,6 +10,7 @@ Example:
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,11 @@ OTHERS = ("compare", "convert", "data", "eval", "parity", "plan", "replay", "rep
 def run(arguments: list[str]) -> int:
     """Checks, writes, submits, and says how to follow it."""
     options = Parser(prog="hpt submit", description=__doc__.splitlines()[0])
-    options.add_argument("--dry-run", action="store_true", help="print the script and write nothing")
-    options.add_argument("--after", default="", metavar="NUMBER", help="start when that job has ended")
     options.add_argument("--folder", type=Path, metavar="DIR", help="of another verb than train: where its log goes")
     options.add_argument("--gpus", type=int, default=0, metavar="N", help="of another verb than train")
     options.add_argument("--multirun", "-m", action="store_true", help="every point of a sweep, as one job array")
     options.add_argument("--out", type=Path, metavar="FOLDER", help="with --multirun: where its runs lie (multirun)")
-    options.add_argument("--concurrent", type=int, default=4, metavar="N", help="with --multirun: at a time (4)")
+    sweep.takes_array(options)
     options.takes_folder()
     asked, rest = options.parse_known_args(arguments)
 
@@ -47,11 +46,12 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"is for {' and '.join(TRAINS)}", where="--multirun", mend="one `hpt submit` each")
         given = [*([SUPERVISED] if verb == "sft" else []), *rest, *of_cluster]
         return sweep.submit(given, (asked.out or Path("multirun")).absolute(), asked, METRIC, "max")
-    if asked.after and not asked.after.isdecimal():
-        raise UserError(f"is no number of a job: {asked.after!r}", where="--after", mend="what `hpt submit` printed")
+    if verb in TRAINS and (asked.out is not None or asked.concurrent is not None):
+        raise UserError("are of a sweep", where="--out and --concurrent", mend="add --multirun, or leave them out")
+    after = sweep.job_number(asked.after)
     cluster, problems = read_cluster(of_cluster, asked.config_dir)
     if verb in TRAINS:
-        submission = _run_of(verb, rest, asked, cluster, problems)
+        submission = _run_of(verb, rest, asked, cluster, problems, after)
     else:
         _refuse(problems)
 
@@ -59,6 +59,7 @@ def run(arguments: list[str]) -> int:
 
         folder = (asked.folder or Path("runs") / verb).absolute()
         submission = of_command(verb, rest, folder, asked.gpus, cluster, Path.cwd())
+        submission = replace(submission, after=after)
     if asked.dry_run:
         print(submission.text(), end="")
         return 0
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _run_of(verb: str, given: list[str], asked: Any, cluster: Any, problems: list[Problem]) -> Any:
+def _run_of(verb: str, given: list[str], asked: Any, cluster: Any, problems: list[Problem], after: str) -> Any:
     from hpt_megatron.cluster.submission import of_run, problems_of
     from hpt_megatron.config.load import load
     from hpt_megatron.observe.record import check_record
@@ -85,7 +86,7 @@ def _run_of(verb: str, given: list[str], asked: Any, cluster: Any, problems: lis
     if not errors(problems):
         problems += problems_of(loaded.run, cluster)
     _refuse(problems)
-    submission = of_run(loaded.run, cluster, Path.cwd(), asked.after)
+    submission = of_run(loaded.run, cluster, Path.cwd(), after)
     check_record(submission.runs[0], submission.folder.parent)
     return submission
 

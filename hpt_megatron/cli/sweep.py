@@ -42,7 +42,8 @@ def _start(action: str, arguments: list[str]) -> int:
     options = Parser(prog=f"hpt sweep {action}", description=__doc__.splitlines()[0])
     options.add_argument("sweep", metavar="NAME|FILE", help="of configs/sweep, or a file of that form")
     options.takes_run()
-    takes_place(options)
+    takes_out(options)
+    takes_jobs(options) if action == "run" else takes_array(options)
     asked = options.read(arguments)
 
     from hpt_megatron.config.sweep import read_sweep
@@ -57,24 +58,41 @@ def _start(action: str, arguments: list[str]) -> int:
     if sweep.search:
         from hpt_megatron.sweeps.search import search
 
-        failed = search(sweep, asked.overrides, folder, checked(asked.jobs, "--jobs"), sys.stdout, asked.config_dir)
+        failed = search(sweep, asked.overrides, folder, checked(asked.jobs, 1, "--jobs"), sys.stdout, asked.config_dir)
         return finish(folder, failed)
     return here([*sweep.overrides, *asked.overrides], folder, asked, sweep.metric, sweep.goal)
 
 
-def takes_place(options: Parser) -> None:
-    """Where a sweep lies and how many of its runs are at work."""
-    options.add_argument("--out", type=Path, metavar="FOLDER", help="where its runs lie (runs/NAME)")
-    options.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at work side by side, here (1)")
-    options.add_argument("--concurrent", type=int, default=4, metavar="N", help="tasks of the array at a time (4)")
-    options.add_argument("--dry-run", action="store_true", help="with SLURM: print the script and write nothing")
+def takes_out(options: Parser) -> None:
+    """Where a sweep lies."""
+    options.add_argument("--out", type=Path, metavar="FOLDER", help="where the runs of a sweep lie")
 
 
-def checked(number: int, where: str) -> int:
+def takes_jobs(options: Parser) -> None:
+    """How many runs are at work, here."""
+    options.add_argument("--jobs", type=int, metavar="N", help="runs of a sweep at work side by side (1)")
+
+
+def takes_array(options: Parser) -> None:
+    """How an array is submitted."""
+    options.add_argument("--concurrent", type=int, metavar="N", help="tasks of an array at a time (4)")
+    options.add_argument("--after", default="", metavar="NUMBER", help="start when that job has ended")
+    options.add_argument("--dry-run", action="store_true", help="print the script and write nothing")
+
+
+def checked(asked: int | None, usual: int, where: str) -> int:
     """1 or more."""
+    number = usual if asked is None else asked
     if number < 1:
         raise UserError(f"is {number}", where=where, mend="1 or more")
     return number
+
+
+def job_number(text: str) -> str:
+    """Of `--after`."""
+    if text and not text.isdecimal():
+        raise UserError(f"is no number of a job: {text!r}", where="--after", mend="what `hpt submit` printed")
+    return text
 
 
 def here(given: list[str], folder: Path, asked: Any, metric: str, goal: str) -> int:
@@ -84,7 +102,7 @@ def here(given: list[str], folder: Path, asked: Any, metric: str, goal: str) -> 
 
     plan = planned(given, folder, asked.config_dir, metric, goal)
     print(f"{len(plan.points)} points in {folder}")
-    return finish(folder, run_here(plan, checked(asked.jobs, "--jobs"), sys.stdout))
+    return finish(folder, run_here(plan, checked(asked.jobs, 1, "--jobs"), sys.stdout))
 
 
 def submit(given: list[str], folder: Path, asked: Any, metric: str, goal: str) -> int:
@@ -99,7 +117,9 @@ def submit(given: list[str], folder: Path, asked: Any, metric: str, goal: str) -
         told = [f"nothing was submitted, for {counted(len(found), 'error')}:", *map(str, found)]
         raise UserError("\n  ".join(told))
     plan = planned([text for text in given if not is_of_cluster(text)], folder, asked.config_dir, metric, goal)
-    submission = as_array(plan, cluster, Path.cwd(), checked(asked.concurrent, "--concurrent"))
+    submission = as_array(
+        plan, cluster, Path.cwd(), checked(asked.concurrent, 4, "--concurrent"), job_number(asked.after)
+    )
     if asked.dry_run:
         print(submission.text(), end="")
         return 0

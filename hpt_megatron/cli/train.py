@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpt_megatron.cli.arguments import Parser
-from hpt_megatron.cli.sweep import here, takes_place
+from hpt_megatron.cli.sweep import here, takes_jobs, takes_out
 from hpt_megatron.config.sweep import METRIC
 from hpt_megatron.errors import UserError
 
@@ -28,7 +28,8 @@ def run(arguments: list[str], verb: str = "train", told: str = __doc__, given: S
     recorded = "a run as it was written down (RUN/run.json), in place of overrides"
     options.add_argument("--recorded", type=Path, metavar="FILE", help=recorded)
     options.add_argument("--multirun", "-m", action="store_true", help="every point of a sweep: a=1,2 b=range(0,3)")
-    takes_place(options)
+    takes_out(options)
+    takes_jobs(options)
     asked = options.read(arguments)
     asked.overrides[:0] = given
     if asked.profile_memory:
@@ -36,6 +37,8 @@ def run(arguments: list[str], verb: str = "train", told: str = __doc__, given: S
 
     if asked.multirun:
         return here(asked.overrides, (asked.out or Path("multirun")).absolute(), asked, METRIC, "max")
+    if asked.out is not None or asked.jobs is not None:
+        raise UserError("are of a sweep", where="--out and --jobs", mend="add --multirun, or trainer.run_dir=FOLDER")
     if asked.recorded is not None:
         if asked.overrides:
             raise UserError("is a whole run, and overrides would change it", where="--recorded", mend="one of the two")

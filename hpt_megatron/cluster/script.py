@@ -51,7 +51,7 @@ def header(job: Job, submitted: Path, concurrent: int = 0, after: str = "") -> s
     cluster = job.cluster
     log = "job-%A_%a.log" if len(job.points) > 1 else "job-%j.log"
     common = [
-        f"--job-name={job.name}",
+        f'--job-name="{job.name}"',
         f'--output="{submitted.parent / log}"',
         "--open-mode=append",
         "--requeue",

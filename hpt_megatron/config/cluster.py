@@ -155,6 +155,8 @@ def _texts(cluster: ClusterConfig) -> Iterator[Problem]:
         if value is not None and not WORD.fullmatch(value):
             right = "no spaces, quotes, dollars or other signs of a shell"
             yield Problem(f"cluster.{name}", value, "is not one plain word", right)
+    if cluster.comment is not None and set(cluster.comment) & set('"\\'):
+        yield Problem("cluster.comment", cluster.comment, "holds a quote or a backslash", "plain words")
     for field in fields(cluster):
         value = getattr(cluster, field.name)
         for text in value if isinstance(value, tuple) else (value,):

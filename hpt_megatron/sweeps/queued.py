@@ -14,7 +14,7 @@ from hpt_megatron.errors import UserError
 from hpt_megatron.sweeps.plan import Plan
 
 
-def as_array(plan: Plan, cluster: ClusterConfig, here: Path, concurrent: int) -> Submission:
+def as_array(plan: Plan, cluster: ClusterConfig, here: Path, concurrent: int, after: str = "") -> Submission:
     """Every point on as many nodes as the largest one takes."""
     if cluster.rollout_nodes:
         what, mend = "SLURM has no arrays of heterogeneous jobs", "cluster.rollout_nodes=0, or one `hpt submit` each"
@@ -40,4 +40,4 @@ def as_array(plan: Plan, cluster: ClusterConfig, here: Path, concurrent: int) ->
         cluster=cluster,
         code=code_version(),
     )
-    return Submission(job, submitted, here, runs, concurrent)
+    return Submission(job, submitted, here, runs, concurrent, after)

@@ -5,14 +5,17 @@ lines in the sweep's folder, so a search goes on where it was stopped, and its p
 
     SWEEP/study.log     what was asked and told
 
-Invariant: a point whose run did not end is asked for again, with the same values, and its run goes on.
+Invariants
+    1. Every choice and both ends of every range are checked before the first run.
+    2. A point that was asked for and not told, because this was stopped, is asked for again, and its run goes on. One
+       whose run failed is no good.
 
 Example: search(read_sweep("tiny-search"), [], Path("runs/searched"), jobs=2, shown=sys.stdout)
 """
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,11 +25,10 @@ from hpt_megatron.driver.loop.run import stoppable
 from hpt_megatron.errors import UserError
 from hpt_megatron.recipes.side_by_side import run_all
 from hpt_megatron.sweeps.here import jobs_of
-from hpt_megatron.sweeps.plan import Plan, SweepPoint, point_of, refuse
+from hpt_megatron.sweeps.plan import Plan, point_of, refuse
 from hpt_megatron.sweeps.table import collected
 
 STUDY = "study.log"
-Runner = Callable[[Sequence[SweepPoint]], list[Path]]
 
 
 @stoppable()
@@ -34,6 +36,7 @@ def search(
     sweep: SweepFile, given: Sequence[str], folder: Path, jobs: int, shown: TextIO, config_folder: Path | None = None
 ) -> list[Path]:
     """Until so many points have ended; answers the folders of the runs that failed."""
+    refuse([load([*sweep.base, *given, *values], config_folder) for values in _ends(sweep)])
     study = _study(sweep, folder)
     failed: list[Path] = []
     while (left := sweep.trials - len(_over(study))) > 0:
@@ -55,6 +58,17 @@ def search(
     return failed
 
 
+def _ends(sweep: SweepFile) -> Iterator[list[str]]:
+    """Points at the ends of every axis, and at each choice: what is between two numbers is sound where both are."""
+    ends = {key: (axis.low, axis.high) if isinstance(axis, Range) else axis for key, axis in sweep.search.items()}
+    for turn in range(max(map(len, ends.values()))):
+        yield [f"{key}={_word(_whole(sweep.search[key], values[turn % len(values)]))}" for key, values in ends.items()]
+
+
+def _whole(axis: Axis, value: Any) -> Any:
+    return int(value) if isinstance(axis, Range) and axis.whole else value
+
+
 def _optuna() -> Any:
     try:
         return importlib.import_module("optuna")
@@ -74,9 +88,9 @@ def _study(sweep: SweepFile, folder: Path) -> Any:
         study_name=sweep.name,
         storage=kept,
         direction="maximize" if sweep.goal == "max" else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=1 + len(kept.get_all_studies())),
         load_if_exists=True,
     )
+    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))  # one that goes on does not begin again
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False):
         if trial.state == states.RUNNING:  # whoever asked for it is gone

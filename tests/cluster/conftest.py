@@ -57,5 +57,7 @@ PROFILE = (
 
 @pytest.fixture
 def site(tmp_path: Path, slurm: Slurm) -> Site:
-    """An empty folder beside the cluster."""
-    return Site(tmp_path, slurm)
+    """An empty folder beside the cluster, with a space in its path."""
+    folder = tmp_path / "a site"
+    folder.mkdir()
+    return Site(folder, slurm)

@@ -124,14 +124,18 @@ def test_the_time_limit_saves_and_the_same_job_goes_on_to_the_same_weights(site:
     assert weights(site.folder / "run") == undisturbed
 
 
-def test_a_node_that_is_lost_ends_the_attempt_and_the_next_one_comes_to_the_same_weights(
-    site: Site, undisturbed: dict
+@pytest.mark.parametrize("how", ["one node's task is killed", "the step is cancelled"])
+def test_an_attempt_that_is_cut_off_ends_whole_and_the_next_one_comes_to_the_same_weights(
+    site: Site, undisturbed: dict, how: str
 ) -> None:
-    """One node's task is killed; the other one does not go on alone, and SLURM starts the job again."""
+    """No node goes on alone, and SLURM starts the job again."""
     number = site.submit(*SUPERVISED, "trainer.run_dir=run", "cluster.nodes=2")
     until(lambda: "step 26/100" in site.log("run", number))
-    lost = json.loads((site.folder / "run" / "attempt_0" / "node_1.json").read_text())
-    os.kill(lost["process"], signal.SIGKILL)
+    if how == "the step is cancelled":
+        site.slurm.ask("scancel", "--signal=KILL", f"{number}.1")
+    else:
+        lost = json.loads((site.folder / "run" / "attempt_0" / "node_1.json").read_text())
+        os.kill(lost["process"], signal.SIGKILL)
     facts = site.slurm.wait(number, 300)
     said = site.log("run", number)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said

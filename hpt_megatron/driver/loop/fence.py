@@ -82,9 +82,10 @@ def _wait(lock: TextIO, folder: Path, patience: float, shown: TextIO) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() >= until:
-                by = "an earlier attempt" if patience else _who(folder)
-                what, mend = f"is held by {by}", "end that process, or another trainer.run_dir"
-                raise UserError(what, where=str(folder), mend=mend) from error
+                what, where = f"is held by {_who(folder)}", str(folder)
+                if patience:  # nobody asked for anything wrong, and the next attempt may have better luck
+                    raise HptError("is still held by an earlier attempt", where=where) from error
+                raise UserError(what, where=where, mend="end that process, or another trainer.run_dir") from error
             if not said:
                 shown.write("an earlier attempt still holds the run; waiting for it to end\n")
                 shown.flush()

@@ -82,6 +82,14 @@ def test_shellcheck_finds_nothing():
     assert len(files) == len(KINDS) + 2
 
 
+def test_a_folder_with_a_space_stays_one_word():
+    run = load_run(["experiment=hpt-7b", "trainer.run_dir=/lustre/a run"])
+    text = of_run(run, read_cluster([PYTHON], None)[0], HERE).text()
+    assert '#SBATCH --job-name="hpt-a run"\n' in text
+    assert '#SBATCH --output="/lustre/a run/job-%j.log"\n' in text
+    assert "export HPT_JOB='/lustre/a run/submitted_1/job.json'\n" in text
+
+
 @pytest.mark.parametrize("folder", ["/lustre/50%", "/lustre/it's", '/lustre/"a"', "/lustre/a\nb"])
 def test_a_path_that_slurm_reads_otherwise_is_refused(folder):
     one = job_of("seven")

@@ -51,6 +51,8 @@ def test_what_is_wrong_is_said(given, said):
 def test_a_line_that_a_text_breaks_is_said():
     broken = replace(read_cluster([], None)[0], comment="a\n#SBATCH --uid=0", setup=("module load a", "b\n"))
     assert [problem.path for problem in check(broken)] == ["cluster.comment", "cluster.setup"]
+    quoted = replace(broken, comment='a "b" c', setup=())
+    assert [problem.why for problem in check(quoted)] == ["holds a quote or a backslash"]
 
 
 def test_all_of_it_is_said_at_once():

@@ -11,7 +11,7 @@ import pytest
 
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.fence import FencedError, hold
-from hpt_megatron.errors import UserError
+from hpt_megatron.errors import HptError, UserError
 
 HOLDER = """
 import sys, time
@@ -72,9 +72,13 @@ def test_one_that_does_not_let_go_is_not_waited_for_for_ever(tmp_path, monkeypat
     monkeypatch.setenv("HPT_ATTEMPT_TOKEN", "7.1.1")
     monkeypatch.setenv("HPT_PATIENCE_S", "0.5")
     began = time.monotonic()
-    with pytest.raises(UserError, match="is held by an earlier attempt"), hold(tmp_path / "run", io.StringIO()):
+    with (
+        pytest.raises(HptError, match="is still held by an earlier attempt") as told,
+        hold(tmp_path / "run", io.StringIO()),
+    ):
         pass
     assert time.monotonic() - began >= 0.5
+    assert told.value.exit_code == 1, "so the job is tried again"
     process.kill()
     process.communicate()
 

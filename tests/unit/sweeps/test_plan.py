@@ -129,3 +129,41 @@ def test_the_script_of_an_array_is_printed_and_nothing_written(tmp_path, capsys,
     assert main(["submit", "--multirun", "trainer.seed=1,2,3", "--dry-run"]) == 0
     assert "#SBATCH --array=0-2%4" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["train", "--jobs", "2"], "add --multirun"),
+        (["train", "--dry-run"], "unrecognized arguments: --dry-run"),
+        (["sweep", "run", "tiny-grid", "--dry-run"], "unrecognized arguments: --dry-run"),
+        (["sweep", "run", "tiny-grid", "--jobs", "0"], "--jobs: is 0; 1 or more"),
+        (["sweep", "submit", "tiny-grid", "--after", "x"], "--after: is no number of a job"),
+        (["submit", "--concurrent", "2"], "add --multirun"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(given, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_with_an_end_that_cannot_run_starts_nothing(tmp_path, capsys):
+    told = {
+        **{"base": ["experiment=tiny-hpt"], "trials": 2, "metric": "val/mean_score", "goal": "max"},
+        "search": {"algorithm.sft_loss_coef": {"low": -1.0, "high": 1.0}, "rollout.n_verify": [4, 8]},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(told))
+    assert main(["sweep", "run", str(path), "--out", str(tmp_path / "found")]) == 2
+    assert "1 point of 2 cannot run" in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()
+
+
+def test_an_array_waits_for_another_job_where_it_is_told_to(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["submit", "convert", "import", "a", "b", "--after", "41", "--dry-run"]) == 0
+    assert "#SBATCH --dependency=afterany:41" in capsys.readouterr().out
+    assert main(["submit", "-m", "trainer.seed=1,2", "--after", "41", "--dry-run"]) == 0
+    assert "#SBATCH --dependency=afterany:41" in capsys.readouterr().out
