@@ -148,7 +148,8 @@ def test_a_node_that_is_not_healthy_is_kept_out_of_the_next_attempt(site: Site) 
     program = site.folder / "look"
     program.write_text('#!/bin/sh\n[ "$SLURMD_NODENAME" = node2 ] || { echo "fan 3 stands still"; exit 9; }\n')
     program.chmod(0o755)
-    number = site.submit("plan", "--folder", "job", f"cluster.health_command={program}")
+    command = f"\"'{program}'\""  # quoted for the shell's rules, and that for Hydra's: there is a space in it
+    number = site.submit("plan", "--folder", "job", f"cluster.health_command={command}")
     facts = site.slurm.wait(number, 120)
     said = site.log("job", number)
     assert (facts["JobState"], facts["BatchHost"], facts["Restarts"]) == ("COMPLETED", "node2", "1"), said
