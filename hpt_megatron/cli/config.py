@@ -58,7 +58,7 @@ def _list(arguments: list[str]) -> int:
     options = parser.read(arguments)
     asked, folder = options.group, check_folder(options.config_dir)
     known, shipped = all_groups(folder), groups()
-    for name in NO_PART_OF_A_RUN:  # of `hpt compare`, `hpt submit`, `hpt sweep`
+    for name in NO_PART_OF_A_RUN:  # of `hpt compare`, `hpt submit`, `hpt sweep`, `hpt feedback`
         shipped |= groups(own=name)
         own = groups(folder, own=name).get(name, []) if folder and name == CLUSTERS else []
         known[name] = [*shipped[name], *own]

@@ -13,7 +13,7 @@ from hpt_megatron.cli.arguments import Parser
 from hpt_megatron.errors import UserError
 
 if TYPE_CHECKING:
-    from hpt_megatron.algorithms.explain import Explanation
+    from hpt_megatron.algorithms.explain import ExplainedPairs, Explanation
     from hpt_megatron.config.run import RunConfig
 
 
@@ -36,14 +36,30 @@ def run(arguments: list[str]) -> int:
         words.append(f"{group}={word}" if group else word)
     chosen = load_run(words, asked.config_dir)
 
-    from hpt_megatron.algorithms.explain import explain
+    from hpt_megatron.algorithms.explain import explain, explain_pairs
 
+    if chosen.algorithm.preference.loss is not None:
+        pairs = explain_pairs(chosen.algorithm)
+        print(json.dumps(asdict(pairs), indent=2)) if asked.json else show_pairs(" ".join(words), pairs)
+        return 0
     explanation = explain(chosen.algorithm, chosen.rollouts_per_prompt)
     if asked.json:
         print(json.dumps(asdict(explanation), indent=2))
     else:
         show(" ".join(words) or "experiment=tiny-hpt", chosen, explanation)
     return 0
+
+
+def show_pairs(title: str, pairs: "ExplainedPairs") -> None:
+    """Prints the formula of a loss over pairs, and a worked table."""
+    print(f"{title}: {pairs.loss}, a loss over pairs\nmodels: {', '.join(pairs.models)}\n\n{pairs.formula}\n")
+    print("Answers of one token each; `apart` is by how much the preferred one lies above the other:\n")
+    print("".join(f"{head:>12}" for head in ("apart", "loss", "preferred", "rejected")))
+    for gap in pairs.gaps:
+        print("".join(f"{number(cell):>12}" for cell in (gap.apart, gap.loss, gap.chosen, gap.rejected)))
+    print(
+        "\nThe last two are the weights of a token: above 0 it is made more likely (of a reward model: scored higher)."
+    )
 
 
 def show(title: str, chosen: "RunConfig", explanation: "Explanation") -> None:

@@ -16,12 +16,16 @@ VERBS = {
     "data": "inspect and import data files, make embedded tasks and corpora",
     "compare": "methods from the same start over several seeds: one table, one figure",
     "convert": "bring a checkpoint from the hub's format to the trainer's and back; compare and inspect both",
+    "distill-success": "a supervised set of what a run got right",
     "doctor": "what this host has, what each missing part costs, and how to get it",
     "config": "list, show, compare and check configurations",
     "eval": "avg@n and pass@k of a model or a checkpoint at the prompts of files, by data source",
+    "feedback": "AI feedback: a judge labels pairs by principles, or criticises and revises answers",
     "explain": "what an algorithm does with a prompt and with a token",
+    "human-eval": "responses of a run as sheets for people; how far their ratings agree with the reward",
     "log": "latency of turns, tools and trajectories from the files of a run",
     "parity": "whether a checkpoint under a layout is, number for number, the model of transformers",
+    "pipeline": "stages one after the other, each taking what the ones before it made: demonstrations, rewards, PPO",
     "plan": "what a run will need: memory by phase, time of a step, and which layouts fit so many devices",
     "replay": "work a recorded step of a run out again, in one process, and say whether it agrees",
     "report": "what runs came to: curves, decisions, prompts, rollouts, differences, as one page",
@@ -31,12 +35,14 @@ VERBS = {
     "sweep": "many runs that differ in a few keys, here or on SLURM, and one table of them",
     "train": "train a run, from data to checkpoints; go on where it stopped",
     "tiny": "write the tiny Qwen2.5-VL that the embedded default runs on",
+    "win-rate": "how often one model's responses beat another's at the same prompts, by score or by a judge",
 }
 
 
 def usage() -> str:
     """The text of `hpt --help`."""
-    verbs = "\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items())
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}} {text}" for verb, text in VERBS.items())
     return (
         "usage: hpt VERB [OPTION...] [experiment=NAME] [group=choice] [key=value]\n\n"
         f"verbs:\n{verbs}\n\n"
@@ -59,7 +65,7 @@ def dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1)
         raise UserError(f"no such verb: {verb}", mend=f"did you mean `hpt {near[0]}`?" if near else "see `hpt --help`")
-    run = importlib.import_module(f"hpt_megatron.cli.{verb}").run
+    run = importlib.import_module(f"hpt_megatron.cli.{verb.replace('-', '_')}").run
     try:
         return int(run(rest))
     except ModuleNotFoundError as error:

@@ -77,19 +77,19 @@ def show(summaries: Sequence["Summary"]) -> None:
     from rich.text import Text
 
     from hpt_megatron.report.headline import told
-    from hpt_megatron.report.overview import HEADS, headline_rows
+    from hpt_megatron.report.overview import headline_rows, heads_of
 
     console = Console(highlight=False, soft_wrap=True)
     for one in summaries:
         console.print(Text(one_line(one.run.name), "bold") + Text(f"  {one.standing}", "not bold"))
         if len(summaries) == 1:
-            for line, good in zip(told(one.line), (one.line.rose, one.line.share_fell), strict=False):
+            for line, good in zip(told(one.line), one.line.good, strict=False):
                 console.print(Text(f"  {line}", "green" if good else ""))
     if len(summaries) > 1:
         if not console.is_terminal:
             console.width = 200
         grid = Table(box=box.SIMPLE, pad_edge=False)
-        for place, head in enumerate(HEADS):
+        for place, head in enumerate(heads_of(summaries)):
             grid.add_column(head, justify="right" if place else "left")
         for row in headline_rows(summaries):
             grid.add_row(*(Text(one_line(cell)) for cell in row))

@@ -34,6 +34,10 @@ RESHAPES = (
     "p_div_p_0.5",
     "classic_reject_token",
 )
+PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "kto", "imitate", "bradley_terry")
+COMPARED = ("dpo", "ipo", "kto")
+"""Preference losses that hold the policy against the model that it began as."""
+OF_SCORES = "bradley_terry"
 KL_CONTROLLERS = ("fixed", "adaptive", "ppo_rule")
 KL_ESTIMATORS = ("k1", "k2", "k3", "low_var", "abs", "mse", "full")
 
@@ -154,6 +158,25 @@ class GroupsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """A loss over answers of which one is preferred, in place of gate, credit and policy loss."""
+
+    loss: Name | None
+    pairs: Literal["file", "rollouts"]
+    beta: float | None
+    label_smoothing: float
+    gamma: float
+    odds_coef: float
+    desirable: float
+    undesirable: float
+    margin: float
+    center: float
+    least_gap: float
+    heads: tuple[str, ...]
+    statistics_over: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """What is learned from a group of rollouts: the gate, the credit, the losses."""
 
@@ -207,14 +230,28 @@ class AlgorithmConfig:
     off_policy_min_clip: float | None
     value_coef: float
     value_clip: float | None
+    share_critic: bool
     entropy_coeff: float
     entropy_on_demo: bool
     use_kl_loss: bool
     kl_loss_coef: float
     kl_loss_type: Name
     kl_ctrl: KlControlConfig
+    preference: PreferenceConfig
 
 
 def needs_reference(algorithm: AlgorithmConfig) -> bool:
     """A KL term has a weight, in the loss or in the reward; then a run loads a reference model."""
+    if algorithm.preference.loss is not None:
+        return algorithm.preference.loss in COMPARED
     return (algorithm.use_kl_loss and algorithm.kl_loss_coef > 0) or algorithm.kl_ctrl.kl_coef > 0
+
+
+def trains_critic(algorithm: AlgorithmConfig) -> bool:
+    """A critic says what states are worth."""
+    return algorithm.adv_estimator == "gae" and algorithm.preference.loss is None
+
+
+def scores_rows(algorithm: AlgorithmConfig) -> bool:
+    """The run trains a reward model: its head says numbers and no tokens."""
+    return algorithm.preference.loss == OF_SCORES

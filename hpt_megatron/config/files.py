@@ -14,9 +14,11 @@ from hpt_megatron.config.problem import one_line
 from hpt_megatron.errors import HptError, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-COMPARISONS, CLUSTERS, SWEEPS = "comparison", "cluster", "sweep"
-NO_PART_OF_A_RUN = (COMPARISONS, CLUSTERS, SWEEPS)
-"""Folders of files that stand for several runs, or for where they run (`comparison.py`, `cluster.py`, `sweep.py`)."""
+COMPARISONS, PIPELINES, CLUSTERS, SWEEPS = "comparison", "pipeline", "cluster", "sweep"
+CONSTITUTIONS = "constitution"
+NO_PART_OF_A_RUN = (COMPARISONS, PIPELINES, CLUSTERS, SWEEPS, CONSTITUTIONS)
+"""Folders of files that stand for several runs, for where they run, or for principles (`comparison.py`, `cluster.py`,
+`sweep.py`, `feedback/constitution.py`)."""
 
 
 def configs_folder() -> Path:

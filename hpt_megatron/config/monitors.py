@@ -23,4 +23,11 @@ class MonitorsConfig:
     entropy_share: float
     demo_loss: Act
     demo_loss_gap: float
+    repetition: Act
+    repetition_above: float
+    habits: Act
+    habits_times: float
+    judge: Act
+    judge_fall: float
+    second: str | None
     others: Act

@@ -35,6 +35,7 @@ class DataConfig:
     warmup_files: tuple[str, ...]
     hold_out: int
     val_files: tuple[str, ...]
+    base_files: tuple[str, ...]
     train_batch_size: Count
     max_prompt_length: Count
     max_response_length: Count
@@ -88,6 +89,40 @@ class ModalityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The share of one head of a reward model."""
+
+    head: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedConfig:
+    """Reward models beside the rules: where they are, and what their scores count."""
+
+    runs: tuple[str, ...]
+    weight: float
+    rules_weight: float
+    heads: tuple[HeadConfig, ...]
+    ensemble: Literal["mean", "min", "uncertainty"]
+    uncertainty: float
+    normalize: bool
+    devices: Literal["shared", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintConfig:
+    """What has to hold before anything else is paid for."""
+
+    how: Literal["off", "gate", "lagrange"]
+    component: str
+    at_least: float
+    gate_score: float
+    rate: float
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """What a rollout is worth, and who works that out."""
 
@@ -100,6 +135,8 @@ class RewardConfig:
     timeout_s: float
     run_code: bool
     judge: JudgeConfig
+    learned: LearnedConfig
+    constraint: ConstraintConfig
 
     @property
     def number(self) -> int | None:
@@ -170,6 +207,7 @@ class TrainerConfig:
     lr: float
     lr_schedule: Literal["constant", "linear", "cosine"]
     lr_warmup_steps: int
+    lr_warmup_share: float | None
     lr_floor: float
     weight_decay: float
     adam_betas: tuple[float, ...]
@@ -179,6 +217,9 @@ class TrainerConfig:
     optimizer_offload: bool
     overlap_communication: bool
     critic_warmup: int
+    critic_lr: float | None
+    offload_frozen: bool
+    ppo_epochs: Count
     ppo_mini_batch_size: Count
     ppo_micro_batch_size: Count
     use_dynamic_bsz: bool

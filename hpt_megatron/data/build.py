@@ -77,6 +77,13 @@ def val_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told = 
     return _made(records, chat, rules, data, told)
 
 
+def base_prompts(data: DataConfig, chat: Chat, rules: PictureRules, told: Told = alone) -> list[Prompt]:
+    """Demonstrations of what is not to be forgotten; none where no file is given."""
+    found = read(data.base_files, data.image_root) if data.base_files else None
+    prompts = _made(found.sound("data.base_files") if found else [], chat, rules, data, told)
+    return [prompts[name] for name in prompts.names if prompts[name].target_ids]
+
+
 def _made(records: Iterable[Record], chat: Chat, rules: PictureRules, data: DataConfig, told: Told) -> Prompts:
     """The prompts; the first few that are left out are told by name."""
     prompts = Prompts.of(records, chat, rules, prompt_rules(data), told)

@@ -1,4 +1,4 @@
-"""Conversations as token ids: the tokenizer of a checkpoint's folder and its chat template (ChatML).
+"""Conversations as token ids: the tokenizer of a checkpoint's folder and its chat template (ChatML, or Llama's).
 
 Decision: ids are put together piece by piece; the template's text is never rendered for a row. So a mask is written
 where its tokens are written, and text that happens to spell a special token (`<|im_end|>` in a question) stays text.
@@ -6,6 +6,8 @@ Opening a folder checks that this gives what `apply_chat_template` gives, for a 
 turns; a template of another form is refused there.
 
     <|im_start|> role \n content <|im_end|> \n ...      and at the end of a prompt      <|im_start|> assistant \n
+
+Llama's form, which has no images, is in `chat_form.py`, with what differs.
 
 Invariants
     1. Special tokens are hard boundaries: between two of them the text is tokenised as one piece, as the tokenizer
@@ -30,27 +32,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpt_megatron.data.chat_form import ABSENT, HEADERS, SYSTEM, Form, Marks, form_of, marks_for, system_of
 from hpt_megatron.data.record import IMAGE, ROLES, Message, marks_of
 from hpt_megatron.errors import UserError
-
-SYSTEM = "system"
-
-
-@dataclass(frozen=True)
-class Marks:
-    """The ids of the tokens that give a conversation its form."""
-
-    im_start: int
-    im_end: int
-    endoftext: int
-    vision_start: int
-    vision_end: int
-    vision_pad: int
-    image_pad: int
-    video_pad: int
-
-
-NAMES = tuple(f"<|{name}|>" for name in Marks.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,7 @@ class Chat:
     marks: Marks
     ends: frozenset[int]  # any of them ends a turn of the model
     default_system: str | None  # what the template says where no system message is given
+    form: Form
 
     @classmethod
     def open(cls, folder: str | Path) -> "Chat":
@@ -83,13 +68,12 @@ class Chat:
         finally:
             logging.set_verbosity(before)
         parsing = tokenizer.backend_tokenizer
-        found = [parsing.token_to_id(name) for name in NAMES]
-        if None in found:
-            raise UserError(f"its tokenizer lacks {NAMES[found.index(None)]}", where=where, mend="use Qwen2.5 or later")
+        form = form_of(parsing.token_to_id)
+        marks = marks_for(form, parsing.token_to_id, where)
         plain = copy.deepcopy(parsing)
         plain.encode_special_tokens = True
-        marks = Marks(*found)
-        chat = cls(where, plain, parsing, marks, _ends(Path(folder), marks), _default_system(tokenizer, where))
+        form, system = system_of(form, tokenizer, where)
+        chat = cls(where, plain, parsing, marks, _ends(Path(folder), marks), system, form)
         _check(chat, tokenizer)
         return chat
 
@@ -102,14 +86,21 @@ class Chat:
     def forbidden(self) -> frozenset[int]:
         """Ids that are never to be sampled; the model's unused rows, from `size` on, come on top."""
         marks = self.marks
-        return frozenset(
-            (marks.im_start, marks.vision_start, marks.vision_end, marks.vision_pad, marks.image_pad, marks.video_pad)
-        )
+        opens = (marks.im_start, *self.form.begin, *([] if self.form.header_end is None else [self.form.header_end]))
+        seen = (marks.vision_start, marks.vision_end, marks.vision_pad, marks.image_pad, marks.video_pad)
+        return frozenset((*opens, *seen)) - {ABSENT}
+
+    @property
+    def after_turn(self) -> list[int]:
+        """What stands behind the end of a turn and is no part of what was said."""
+        return self.ids(self.form.closing)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that decides which ids a text becomes."""
         told = [self.parsing.to_str(), str(sorted(self.ends)), repr(self.default_system)]
+        if self.form.preamble:
+            told.append(self.form.preamble)
         return hashlib.sha256("\0".join(told).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def ids(self, text: str, special: bool = False) -> list[int]:
@@ -124,7 +115,8 @@ class Chat:
     def prompt(self, messages: Sequence[Message], token_counts: Sequence[int]) -> list[int]:
         """The conversation up to where the assistant begins; `token_counts`: visual tokens of each image, in order."""
         ids, _ = self.conversation(messages, token_counts)
-        return [*ids, self.marks.im_start, *self.ids("assistant\n")]
+        head, opening = self._opened("assistant")
+        return [*ids, *head, *self.ids(opening)]
 
     def conversation(self, messages: Sequence[Message], token_counts: Sequence[int]) -> tuple[list[int], list[bool]]:
         """All ids, and which of them the assistant said: its content and the end of its turn."""
@@ -132,27 +124,37 @@ class Chat:
             what = f"the conversation marks {marks_of(messages)} images and {len(token_counts)} are given"
             raise UserError(what, mend=f"one {IMAGE} for each image")
         counts = iter(token_counts)
-        ids: list[int] = []
-        trained: list[bool] = []
+        ids = list(self.form.begin)
+        trained = [False] * len(ids)
         for message in self.with_system(messages):
             if message.role not in ROLES:
                 raise UserError(f"unknown role {message.role!r}", mend=f"known: {', '.join(ROLES)}")
             said = message.role == "assistant"
-            head = [self.marks.im_start, *self.ids("assistant\n")] if said else [self.marks.im_start]
-            body = self._content(message.content if said else f"{message.role}\n{message.content}", counts)
-            for piece, is_said in ((head, False), ([*body, self.marks.im_end], said), (self.ids("\n"), False)):
+            content = message.content if message.role == SYSTEM else self.form.said(message.content)
+            head, opening = self._opened(message.role)
+            head = [*head, *self.ids(opening)] if said else head
+            body = self._content(content if said else f"{opening}{content}", counts)
+            for piece, is_said in ((head, False), ([*body, self.marks.im_end], said), (self.after_turn, False)):
                 ids += piece
                 trained += [is_said] * len(piece)
         return ids, trained
 
     def with_system(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the template takes them: with its own system text where none is given."""
-        if self.default_system is None or (messages and messages[0].role == SYSTEM):
+        if messages and messages[0].role == SYSTEM:
+            own = f"{self.form.preamble}{self.form.said(messages[0].content)}"
+            return [Message(SYSTEM, own), *messages[1:]]
+        if self.default_system is None:
             return list(messages)
         return [Message(SYSTEM, self.default_system), *messages]
 
+    def _opened(self, role: str) -> tuple[list[int], str]:
+        return self.form.opened(role, self.marks.im_start, self.ids)
+
     def image(self, count: int) -> list[int]:
         """The ids that stand for an image of so many visual tokens."""
+        if self.marks.image_pad == ABSENT:
+            raise UserError("the model sees none", where="an image", mend="rows without images, or Qwen2.5-VL")
         return [self.marks.vision_start, *[self.marks.image_pad] * count, self.marks.vision_end]
 
     def _content(self, content: str, counts: Iterator[int]) -> list[int]:
@@ -181,19 +183,6 @@ def _ends(folder: Path, marks: Marks) -> frozenset[int]:
     return frozenset((marks.im_end, marks.endoftext))
 
 
-def _default_system(tokenizer: Any, where: str) -> str | None:
-    """What the template puts in front of a conversation without a system message."""
-    user = "<|im_start|>user\nQ<|im_end|>\n"
-    try:
-        text = str(tokenizer.apply_chat_template([{"role": "user", "content": "Q"}], tokenize=False))
-    except Exception as error:
-        raise UserError(f"its chat template cannot be used: {error}", where=where) from error
-    head, start, end = text.removesuffix(user), f"<|im_start|>{SYSTEM}\n", "<|im_end|>\n"
-    if not text.endswith(user) or (head and not (head.startswith(start) and head.endswith(end))):
-        raise UserError("its chat template is not ChatML", where=where, mend="use a Qwen2, 2.5 or 2.5-VL checkpoint")
-    return head[len(start) : -len(end)] if head else None
-
-
 def _check(chat: Chat, tokenizer: Any) -> None:
     """Piece by piece equals the whole string, for everything that the pieces can meet."""
     sees = "<|vision_start|>" in str(tokenizer.get_chat_template())  # a template of a text model takes no images
@@ -210,7 +199,8 @@ def _check(chat: Chat, tokenizer: Any) -> None:
         turns = [{"role": message.role, "content": as_parts(message.content, sees)} for message in messages]
         whole = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         if chat.ids(whole, special=True) != chat.prompt(messages, [1] * marks_of(messages)):
-            mend = "use a Qwen2.5 or Qwen2.5-VL checkpoint with its own template"
+            family = "Llama 3.1" if chat.form.name == HEADERS else "Qwen2.5 or Qwen2.5-VL"
+            mend = f"use a {family} checkpoint with its own template"
             raise UserError("its chat template is not the one that is known here", where=chat.folder, mend=mend)
 
 

@@ -39,6 +39,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MOST_PIXELS = 50_000_000  # a page of A4 at 600 dpi has 35 million
 STEEPEST = 200  # the longer side over the shorter one
 BICUBIC = 3
+BLIND = 0  # `max_pixels` of a model without a vision tower
 FILES = ("preprocessor_config.json", "processor_config.json")
 
 Grid = tuple[int, int, int]
@@ -79,6 +80,8 @@ class PictureRules:
                     return cls.of_table(table.get("image_processor", table))
                 except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                     raise UserError(f"is not an image processor's file: {error}", where=str(path)) from error
+        if _is_text_model(Path(folder)):
+            return cls(max_pixels=BLIND)
         raise UserError(f"holds no {FILES[0]}", where=str(folder), mend="give the folder of a checkpoint")
 
     @classmethod
@@ -102,6 +105,15 @@ class PictureRules:
             std=tuple(map(float, table.get("image_std", own.std))),
             rescale=float(table.get("rescale_factor", own.rescale)),
         )
+
+
+def _is_text_model(folder: Path) -> bool:
+    """Whether a checkpoint says what it is, and has no vision tower; it brings no image processor either."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return isinstance(told, dict) and "model_type" in told and "vision_config" not in told
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def decode(data: bytes, limit: int = MOST_PIXELS, where: str = "an image") -> Image.Image:
@@ -166,6 +178,8 @@ def shown_size(
     width: int, height: int, rules: PictureRules, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
     """Width and height at which the model sees an image; limits given here only narrow the processor's."""
+    if rules.max_pixels == BLIND:
+        raise UserError("the model sees none", where="an image", mend="rows without images, or a Qwen2.5-VL checkpoint")
     least, most = max(rules.min_pixels, min_pixels or 0), min(rules.max_pixels, max_pixels or rules.max_pixels)
     if least > most:
         raise UserError(f"no size has at least {least} and at most {most} pixels", where="min_pixels and max_pixels")

@@ -85,7 +85,7 @@ def make_prompt(record: Record, chat: Chat, rules: PictureRules, own: PromptRule
     target_sizes, target_counts = _seen(record.target_images, rules, own)
     whole, trained = chat.conversation([*messages, said, *rest], [*counts, *target_counts])
     start = len(ids) - len(chat.ids(own.response_prefix))
-    end = len(whole) - len(chat.ids("\n"))  # a response ends with its end, not with the line break after it
+    end = len(whole) - len(chat.after_turn)  # a response ends with its end, not with the line break after it
     return Prompt(record, ids, sizes, tuple(whole[start:end]), tuple(trained[start:end]), target_sizes)
 
 

@@ -26,7 +26,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
-from torch.nn import functional
 
 from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.geometry import padded_vocab_size
@@ -39,7 +38,7 @@ from hpt_megatron.mcore.initialize import Rendezvous, finalize, initialize
 from hpt_megatron.mcore.model.freeze import freeze
 from hpt_megatron.mcore.model.log_probs import Sampling
 from hpt_megatron.mcore.model.named import fill, gradients_whole, mark_cut, parameters_of, whole
-from hpt_megatron.mcore.model.scalar_head import at_last_token
+from hpt_megatron.mcore.model.scalar_head import last_tokens
 from hpt_megatron.mcore.model.stage import Head, Model, Said, Want, stages_here
 from hpt_megatron.mcore.model.transformer_config import DTYPES, decoder_config
 from hpt_megatron.mcore.packing.pack import Pack, build_packs
@@ -48,7 +47,7 @@ from hpt_megatron.mcore.packing.problems import loss_problems, problems_of
 from hpt_megatron.mcore.packing.sequences import Place
 from hpt_megatron.mcore.publishing import open_sender
 from hpt_megatron.mcore.step.learning_rate import Schedule, learning_rate
-from hpt_megatron.mcore.step.objective import scored_tokens, total_loss, wanted_of, weighted_tokens
+from hpt_megatron.mcore.step.objective import reads_own, scored_tokens, total_loss, wanted_of, weighted_tokens
 from hpt_megatron.mcore.step.offload import at_hand, moments_out
 from hpt_megatron.mcore.step.optimizer import build_optimizer, take_step, wrap
 from hpt_megatron.mcore.step.report import bad_rows, moved, no_numbers, sum_up
@@ -77,6 +76,11 @@ class MegatronWorker(Held):
         self.forbidden = forbidden or ((self.holders.image, self.holders.video) if self.holders else ())
         self.sender: Sender | None = None
 
+    @property
+    def numbers(self) -> int:
+        """How many a scalar head says: one of a critic, one for each head of a reward model."""
+        return len(self.run.algorithm.preference.heads) or 1
+
     def start(self, where: Rendezvous | None = None, timeout_s: float = 600) -> None:
         """Joins the others, builds this process's stages and fills them from the checkpoint that the run names."""
         layout, trainer, model = self.run.layout, self.run.trainer, self.run.model
@@ -86,7 +90,8 @@ class MegatronWorker(Held):
         self.config = decoder_config(model, layout, DTYPES[trainer.dtype], trainer.recompute)
         padded = padded_vocab_size(model.vocab_size, layout.vocab_multiple, layout.tp)
         self.models = [
-            Model(self.config, model, padded, stage, self.head) for stage in stages_here(layout.pp, layout.vpp)
+            Model(self.config, model, padded, stage, self.head, self.numbers)
+            for stage in stages_here(layout.pp, layout.vpp)
         ]
         mark_cut(self.models, self.table)
         if model.path is not None:
@@ -108,7 +113,7 @@ class MegatronWorker(Held):
             self.frozen = frozen(trainer.freeze, entries, model.tie_word_embeddings)
             freeze(parameters_of(self.models), self.frozen)
             left, all_tensors = len(trainable(entries, self.frozen)), len(trainable(entries, set()))
-            if not left and self.head == "tokens":
+            if not left and self.head != "scalar":
                 raise UserError("leaves nothing to train", where="trainer.freeze", mend="freeze less")
             if dist.get_rank() == 0:
                 logger.warning("frozen: %d of %d tensors, by %s", all_tensors - left, all_tensors, trainer.freeze)
@@ -190,7 +195,7 @@ class MegatronWorker(Held):
         pairs = zip(parts, wanted, strict=True)
         unfit = [line for part, mask in pairs for line in loss_problems(part, mask, how.forbidden, components)]
         self._agree(parts, unfit)
-        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp)
+        packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp, reads_own(components))
         for model in self.models:
             model.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -236,35 +241,44 @@ class MegatronWorker(Held):
 
     def values(self, parts: Sequence[Batch]) -> list[Tensor]:
         """What a scalar head says before every token of the parts; 0 at each row's first."""
-        self._must_be_scalar()
-        return [answer["value"] for answer in self._evaluate(parts, self.sampling(), "logp", every_token(parts))]
+        self._must_say_numbers()
+        said = self._evaluate(parts, self.sampling(), "logp", every_token(parts), fields=("value",))
+        return [answer["value"] for answer in said]
 
     def scores(self, parts: Sequence[Batch]) -> list[Tensor]:
-        """One number per row of the parts: what a scalar head says once it has read the row's last token."""
-        self._must_be_scalar()
-        said = self._evaluate(parts, self.sampling(), "logp", every_token(parts), own=True)
-        bounds = [functional.pad(part.rows.lengths.cumsum(0), (1, 0)) for part in parts]
-        return [at_last_token(answer["value"], of_part) for answer, of_part in zip(said, bounds, strict=True)]
+        """[rows, numbers] of the parts: what a scalar head says once it has read the last token of a response."""
+        self._must_say_numbers()
+        ends = [last_tokens(part.rows) for part in parts]
+        fields = [f"value_{number}" for number in range(self.numbers)] if self.numbers > 1 else ["value"]
+        wanted = [marked(end, part.rows.num_tokens) for end, part in zip(ends, parts, strict=True)]
+        said = self._evaluate(parts, self.sampling(), "logp", wanted, own=True, fields=fields)
+        return [torch.stack([answer[name][end] for name in fields], -1) for answer, end in zip(said, ends, strict=True)]
 
-    def _must_be_scalar(self) -> None:
-        if self.head != "scalar":
+    def _must_say_numbers(self) -> None:
+        if self.head == "tokens":
             raise HptError("this worker has a head over tokens, not one for values", mend='start it with head="scalar"')
 
     @torch.no_grad()
     def _evaluate(
-        self, parts: Sequence[Batch], how: Sampling, want: Want, wanted: Sequence[Tensor], own: bool = False
+        self,
+        parts: Sequence[Batch],
+        how: Sampling,
+        want: Want,
+        wanted: Sequence[Tensor],
+        own: bool = False,
+        fields: Sequence[str] = (),
     ) -> list[dict[str, Tensor]]:
         self._at_home()
         self._agree(parts)
         packs = build_packs(parts, wanted, self.place, self.holders, self.run.layout.pp, own)
 
         kept = run_schedule(self.models, packs, keep_all, how, want, train=False)
-        fields = ["value"] if self.head == "scalar" else ["logp", *(["entropy"] if want == "entropy" else [])]
+        fields = fields or ["logp", *(["entropy"] if want == "entropy" else [])]
         sizes = [part.rows.num_tokens for part in parts]
         answer = torch.zeros(len(fields), sum(sizes), device="cuda")
         for (token, said), start in zip(kept, accumulate([0, *sizes]), strict=False):  # or nothing was said here
             for line, name in enumerate(fields):
-                answer[line, token + start] = getattr(said, name).float()
+                answer[line, token + start] = said.column(name).float()
         if self.run.layout.cp > 1:  # each token is on one of the ranks, and 0 on the others
             dist.all_reduce(answer, group=parallel_state.get_context_parallel_group())
         if self.run.layout.pp > 1:
@@ -331,6 +345,11 @@ class MegatronWorker(Held):
         self.leave()
         self.models, self.optimizer = [], None
         finalize()
+
+
+def marked(places: Tensor, length: int) -> Tensor:
+    """A mask of these places."""
+    return torch.zeros(length, dtype=torch.bool).index_fill(0, places, True)
 
 
 def every_token(parts: Sequence[Batch]) -> list[Tensor]:

@@ -21,7 +21,10 @@ class Span:
 
 
 WORK = {
-    "trainer": {"publish", "old_log_prob", "reference", "values", "update", "update_critic", "demo_loss"},
+    "trainer": {
+        *("publish", "old_log_prob", "reference", "values", "update", "update_critic", "demo_loss"),
+        *("compare", "reward_models"),
+    },
     "rollout": {"publish", "generate", "generate_more", "validate"},
 }
 """Stages in which a role has something to do; in `publish` both have."""

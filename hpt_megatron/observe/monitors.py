@@ -6,6 +6,11 @@
     length      responses are longer than length_times x those of the first steps     length, length_times
     entropy     that of rollouts is below entropy_share x that of their first steps   entropy, entropy_share
     demo_loss   held-out demonstrations cost demo_loss_gap more than trained ones     demo_loss, demo_loss_gap
+    repetition  more than repetition_above of a response was there before in it       repetition, repetition_above
+    habits      a habit (assertive wording, lists, long words) is above habits_times  habits, habits_times
+                x that of the first steps, or of the least in HABITS where it was rarer
+    judge       the second judge lies judge_fall below the best it said, while the    judge, judge_fall, second
+                mean reward is above that of the first steps
 
 Numbers are means over the last `window` steps, the first steps are as many. Another package adds a monitor through the
 entry point group `hpt_megatron.monitors`; `trainer.monitors.others` says what those do.
@@ -14,6 +19,9 @@ Invariants
     1. A monitor is a function of the numbers so far (`curves.py`), so a resumed run's are made again from its files.
     2. It is told when it begins to be met, and again only after it was not.
     3. A number that a run does not report is no reason to warn.
+
+The last three are for what `rewards/habits.py` counts and for a component of the reward that is not paid: a reward that
+is pleased by a habit rises with it, and a judge that does not share the weakness falls.
 
 Example: Monitors(run).look({"response_length/mean": 80.0}) -> Findings
 """
@@ -32,11 +40,21 @@ class Monitor:
 
     watches: tuple[str, ...]
     says: Callable[[Curves, RunConfig], str]
+    also: Callable[[RunConfig], tuple[str, ...]] = lambda _: ()
+    """Names that depend on the run."""
 
 
 MONITORS: Registry[Monitor] = Registry("monitor", "hpt_megatron.monitors")
 KL, KL_LOSS, REWARD, LENGTH = "kl/sequence", "actor/kl_loss", "reward/mean", "response_length/mean"
 ENTROPY, DEMO, HELD_OUT = "entropy/rl", "actor/sft_loss", "val/demo_loss"
+REPETITION = "habits/repetition"
+HABITS = {
+    "habits/assertive": 0.01,
+    "habits/assertive_when_wrong": 0.01,
+    "habits/lists": 0.1,
+    "habits/long_words": 0.05,
+}
+"""Each with the least that growth is counted from: twice nothing is nothing."""
 
 
 def _kl(curves: Curves, run: RunConfig) -> str:
@@ -77,11 +95,45 @@ def _demo_loss(curves: Curves, run: RunConfig) -> str:
     return f"held-out demonstrations cost {held_out:.3f} a token, trained ones {trained:.3f}"
 
 
+def _repetition(curves: Curves, run: RunConfig) -> str:
+    last, most = curves[REPETITION].last, run.trainer.monitors.repetition_above
+    return f"{last:.0%} of a response repeats itself, above {most:.0%}" if last is not None and last > most else ""
+
+
+def _habits(curves: Curves, run: RunConfig) -> str:
+    grown = []
+    for name, least in HABITS.items():
+        first, last = curves[name].first, curves[name].last
+        if first is not None and last is not None and last > run.trainer.monitors.habits_times * max(first, least):
+            grown.append(f"{name} is {last:.3g}, at the start it was {first:.3g}")
+    return ", ".join(grown)
+
+
+def _second(run: RunConfig) -> tuple[str, ...]:
+    second = run.trainer.monitors.second
+    return () if second is None else (f"reward/component/{second}",)
+
+
+def _judge(curves: Curves, run: RunConfig) -> str:
+    for name in _second(run):
+        last, best = curves[name].last, curves[name].best
+        reward, at_first = curves[REWARD].last, curves[REWARD].first
+        if last is None or best is None or reward is None or at_first is None:
+            return ""
+        if best - last > run.trainer.monitors.judge_fall and reward > at_first:
+            fell = f"{run.trainer.monitors.second} fell from {best:.3f} to {last:.3f}"
+            return f"{fell}, while the reward rose from {at_first:.3f} to {reward:.3f}"
+    return ""
+
+
 MONITORS.add("kl")(Monitor((KL, KL_LOSS, LENGTH), _kl))
 MONITORS.add("reward")(Monitor((REWARD,), _reward))
 MONITORS.add("length")(Monitor((LENGTH,), _length))
 MONITORS.add("entropy")(Monitor((ENTROPY,), _entropy))
 MONITORS.add("demo_loss")(Monitor((HELD_OUT, f"{HELD_OUT}/", DEMO), _demo_loss))
+MONITORS.add("repetition")(Monitor((REPETITION,), _repetition))
+MONITORS.add("habits")(Monitor(tuple(HABITS), _habits))
+MONITORS.add("judge")(Monitor((REWARD,), _judge, _second))
 
 
 def acts_of(run: RunConfig) -> dict[str, str]:
@@ -93,6 +145,9 @@ def acts_of(run: RunConfig) -> dict[str, str]:
         "length": monitors.length,
         "entropy": monitors.entropy,
         "demo_loss": monitors.demo_loss,
+        "repetition": monitors.repetition,
+        "habits": monitors.habits,
+        "judge": monitors.judge,
     }
     every = {name: acts.get(name, monitors.others) for name in MONITORS.names()}
     return {name: act for name, act in every.items() if act != "off"}
@@ -117,7 +172,8 @@ class Monitors:
 
     def begin(self, before: Iterable[Mapping[str, float | None]]) -> None:
         """The numbers of the steps before; nothing is told of them again."""
-        names = {name for monitor in self.monitors.values() for name in monitor.watches}
+        watching = self.monitors.values()
+        names = {name for monitor in watching for name in (*monitor.watches, *monitor.also(self.run))}
         self.curves = Curves(sorted(names), self.run.trainer.monitors.window)
         self._met: set[str] = set()
         for numbers in before:

@@ -24,6 +24,7 @@ KNOWN_AS = {
     "perf/tokens": "perf/total_num_tokens",
     "perf/tokens_per_s": "perf/throughput",
     "timing_s/step": "perf/time_per_step",
+    "reward/mean": "reward/total",
 }
 
 

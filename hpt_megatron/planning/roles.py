@@ -4,6 +4,7 @@
     reference   the policy as it was; weights alone. Only where a KL term has a weight
     critic      trained, a scalar head in place of the vocabulary's. Only for gae
     reward      rules on the host; no device holds anything for it
+    reward_1    reward models, where a run asks some; weights alone, taken to be of the policy's size
     engine      vLLM's copy of the policy, and its cache
 
 Decision: policy, reference and critic share the trainer's devices and are at home one at a time: the others are moved
@@ -17,7 +18,7 @@ Example:
 
 from dataclasses import dataclass
 
-from hpt_megatron.config.algorithm import needs_reference
+from hpt_megatron.config.algorithm import needs_reference, trains_critic
 from hpt_megatron.config.run import RunConfig
 
 
@@ -40,8 +41,9 @@ def roles_of(run: RunConfig) -> list[Role]:
     found = [POLICY]
     if needs_reference(algorithm):
         found.append(REFERENCE)
-    if algorithm.adv_estimator == "gae":
+    if trains_critic(algorithm):
         found.append(CRITIC)
+    found += [Role(f"reward_{number + 1}", False, False) for number in range(len(run.reward.learned.runs))]
     return [*found, REWARD, ENGINE]
 
 

@@ -23,7 +23,8 @@ def roles_table(run: RunConfig, generates: bool) -> list[str]:
     engines = [device for one in plan.engines for device in one]
     lines = []
     for name, one in held.items():
-        devices = engines if name == "engine" else plan.trainer
+        judges = plan.judges if name.startswith("reward_") else ()
+        devices = engines if name == "engine" else judges or plan.trainer
         if not one.terms or not devices:
             continue
         parts = ", ".join(f"{term.name} {term.bytes / GIB:.2f}" for term in one.terms)

@@ -20,6 +20,15 @@ STRATEGIES = {
     "anneal": "HPT, annealed",
     "no": "no imitation by decision",
 }
+LOSSES = {
+    "bradley_terry": "reward model (Bradley-Terry)",
+    "dpo": "DPO",
+    "ipo": "IPO",
+    "simpo": "SimPO",
+    "orpo": "ORPO",
+    "kto": "KTO",
+    "imitate": "rejection sampling",
+}
 
 
 def about(run: Recorded) -> list[tuple[str, str]]:
@@ -50,7 +59,15 @@ def model_of(run: Recorded) -> str:
 
 
 def algorithm_of(run: Recorded) -> str:
-    """Strategy and credit."""
+    """Strategy and credit; the loss where pairs are trained on."""
+    preference = run.value("algorithm.preference.loss")
+    if preference is not None:
+        pairs = "the run's own rollouts" if samples(run) else "the data"
+        heads = run.value("algorithm.preference.heads")
+        named = f", heads {', '.join(map(str, heads))}" if isinstance(heads, list) and heads else ""
+        return f"{LOSSES.get(str(preference), str(preference))}{named}, pairs of {pairs}"
+    if imitates(run):
+        return "imitation of demonstrations"
     strategy = run.value("algorithm.unify_strategy")
     if strategy is None:
         return ""
@@ -76,17 +93,49 @@ def data_of(run: Recorded) -> str:
 
 def reward_of(run: Recorded) -> str:
     """Which reward, and what counts as a success."""
+    tested = any(name.startswith("val/mean_score") for numbers in run.validations for name in numbers)
+    if not samples(run) and not tested:
+        return ""
     named = run.value("reward.file") or run.value("reward.preset")
     number = run.value("reward.reward_impl_version")
     text = str(named) if named else f"number {number}" if number is not None else ""
     found = run.value("algorithm.success")
     conditions = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
     rule = [f"{one.get('component')} {one.get('op')} {one.get('value')}" for one in conditions]
+    text += learned_of(run)
     return f"{text}; a success is {' and '.join(rule)}" if text and rule else text
+
+
+def learned_of(run: Recorded) -> str:
+    """Reward models beside it, and what has to hold."""
+    runs, how = run.value("reward.learned.runs"), run.value("reward.constraint.how")
+    text = ""
+    if isinstance(runs, list) and runs:
+        names = ", ".join(PurePath(str(each)).name for each in runs)
+        weights = f"{run.value('reward.learned.weight')}, the rules {run.value('reward.learned.rules_weight')}"
+        text = f", with reward model{'s' * (len(runs) > 1)} {names} (weight {weights})"
+    if how not in (None, "off"):
+        limit = run.value("reward.constraint.at_least")
+        text += f"; {how}: {run.value('reward.constraint.component')} at least {limit}"
+    return text
+
+
+def samples(run: Recorded) -> bool:
+    """Whether its steps have rollouts: not where it imitates from end to end, or learns from pairs of the data."""
+    of_files = run.value("algorithm.preference.pairs") == "file"
+    return not imitates(run) and not (run.value("algorithm.preference.loss") is not None and of_files)
+
+
+def imitates(run: Recorded) -> bool:
+    """Whether all of its steps are imitation."""
+    trainer = run.value("trainer")
+    return isinstance(trainer, Mapping) and "sft_warmup_steps" in trainer and trainer["sft_warmup_steps"] is None
 
 
 def rollouts_of(run: Recorded) -> str:
     """How many, how long, by whom."""
+    if not samples(run):
+        return ""
     switch = run.value("algorithm.unify_strategy") == "switch"
     n = run.value("rollout.n_verify") if switch else run.value("rollout.n")
     if n is None:

@@ -13,9 +13,12 @@ from hpt_megatron.report.folder import VAL, Numbers, Recorded
 from hpt_megatron.report.groups import Group, grouped, short_label
 from hpt_megatron.report.series import points_of, thin, window_of
 
-HERO = ("reward/mean", "uni/sft_data_ratio", "batch/solved")
+HERO = ("reward/mean", "uni/sft_data_ratio", "batch/solved", "pairs/accuracy", "pairs/loss", "val/pairs/accuracy")
+"""Each names a group by its first number."""
+FALLBACK = ("actor/loss", "val/demo_loss", "actor/grad_norm")
 OTHERS_MOST = 120
 MEMORY = "memory/"
+ENGINES_IDLE, PUBLISHED = "idle_s/rollout", "timing_s/publish"
 Source = Callable[[Recorded], Sequence[Numbers]]
 
 
@@ -35,8 +38,10 @@ def whole(runs: Sequence[Recorded]) -> tuple[float, float]:
 
 
 def hero(runs: Sequence[Recorded], figures: Figures) -> str:
-    """The curves that say most."""
-    found = [pair for pair in grouped(names_of(runs, steps_of)) if pair[1][0] in HERO]
+    """The curves that say most; of a run that imitates alone, the losses."""
+    names = [*names_of(runs, steps_of), *names_of(runs, validations_of)]
+    heroes = HERO if any(name in names for name in HERO if name != "uni/sft_data_ratio") else FALLBACK
+    found = [pair for pair in grouped(names) if pair[1][0] in heroes]
     return grid([each for group, names in found for each in charts(runs, group, names, figures)])
 
 
@@ -45,6 +50,8 @@ def all_curves(runs: Sequence[Recorded], figures: Figures) -> list[str]:
     main: list[tuple[Group, list[str]]] = []
     others: list[tuple[Group, list[str]]] = []
     names = [*names_of(runs, steps_of), *names_of(runs, validations_of)]
+    if PUBLISHED not in names and ENGINES_IDLE in names:
+        names.remove(ENGINES_IDLE)  # nothing samples, so there are no engines that could wait
     for group, own in grouped(dict.fromkeys(names)):
         (main if group.main and moves(runs, own) else others).append((group, own))
     drawn = [each for group, own in main for each in charts(runs, group, own, figures)]

@@ -33,12 +33,32 @@ GROUPS = (
     Group("Reward", ("reward/mean",), "mean over the rollouts of a step"),
     Group("Success", ("batch/solved",), "share of the rollouts"),
     Group("SFT share", ("uni/sft_data_ratio",), "of the trained rows"),
+    Group("Accuracy on pairs", ("pairs/accuracy",), "share of the pairs of a step; before its update"),
+    Group("Loss over pairs", ("pairs/loss",), "mean over the pairs of a step", main=False),  # it is `actor/loss`
+    Group("Margin of pairs", ("pairs/margin",), "of the preferred answer over the rejected one"),
+    Group("Preferred and rejected", ("pairs/chosen", "pairs/rejected"), "mean score, or summed log-prob"),
+    Group("Validation: accuracy on pairs", ("val/pairs/accuracy", "val/pairs/accuracy/*"), "all, and by domain"),
+    Group("Validation: calibration of pairs", ("val/pairs/ece", "val/pairs/brier"), "0 is best"),
+    Group("Validation: AUC of scores", ("val/pairs/auc",), "any preferred answer above any rejected one"),
+    Group("Validation: margin of pairs", ("val/pairs/margin",), "mean difference of scores"),
+    Group("Validation: separation of scores", ("val/pairs/separation",), "of the means, in standard deviations"),
+    Group("Pairs", ("pairs/count", "pairs/left_out", "pairs/without"), "of a step", main=False),
     Group("Validation: success", ("val/avg@*",), "mean, by data source"),
     Group("Validation: any of k", ("val/pass@*",), "by data source"),
     Group("Validation: score", ("val/mean_score", "val/mean_score/*"), "mean, by data source"),
     Group("Held-out demonstrations", ("val/demo_loss", "val/demo_loss/*"), "loss"),
+    Group("Held-out base", ("val/base_loss",), "loss on what the model knew before"),
+    Group("Forgetting", ("val/forgetting",), "by how much that loss lies above its beginning"),
+    Group("Reward models", ("reward/learned/mean", "reward/learned/std"), "mean and spread over the rollouts"),
+    Group("Reward models by head", ("reward/learned/*/mean", "reward/learned/*/std"), "over the rollouts"),
+    Group("Reward models disagree", ("reward/disagreement",), "standard deviation between them"),
+    Group("Best of the rollouts", ("reward/best_of_n",), "mean reward of each prompt's best one"),
+    Group("Constraint", ("constraint/mean",), "mean of what has to hold"),
+    Group("Constraint broken", ("constraint/broken",), "share of the rollouts"),
+    Group("Price of the constraint", ("constraint/price",), "Lagrange multiplier"),
     Group("Reward by component", ("reward/component/*",), "means"),
     Group("Response length", ("agent/sampled_tokens_mean", "response_length/*"), "sampled tokens"),
+    Group("Habits of responses", ("habits/*",), "what a judge may be pleased by"),
     Group("Entropy", ("entropy/*", "actor/entropy*")),
     Group("KL", ("kl/mean", "critic/kl", "actor/ppo_kl", "actor/kl_loss", "kl/*", "critic/kl_*")),
     Group("Gradient norm", ("*/grad_norm", "grad_norm/*")),
@@ -58,11 +78,18 @@ GROUPS = (
 )
 
 
+OF_PAIRS = Group(
+    "Sums over pairs", ("loss/*",), "weights times log-probs or scores: differentiated, and no loss", main=False
+)
+"""What `loss/COMPONENT` is in a run over pairs, whose loss is `pairs/loss`."""
+
+
 def grouped(names: Iterable[str]) -> list[tuple[Group, list[str]]]:
     """Every name once; a group of many names is cut into several."""
     left = sorted(name for name in names if not name.startswith(ELSEWHERE) and name not in AXES)
     found: list[tuple[Group, list[str]]] = []
-    for group in GROUPS:
+    paired = "pairs/loss" in left and not any(name.startswith("uni/") for name in left)
+    for group in (OF_PAIRS, *GROUPS) if paired else GROUPS:
         own = [name for name in left if any(fnmatchcase(name, pattern) for pattern in group.patterns)]
         left = [name for name in left if name not in own]
         found += [(group, own[start : start + MOST_TOGETHER]) for start in range(0, len(own), MOST_TOGETHER)]

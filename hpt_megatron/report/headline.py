@@ -1,7 +1,8 @@
 """Whether a run learned, in a few numbers: its first steps with rollouts beside its last ones.
 
 A warm-up generates nothing and so has no reward; its steps are in neither window. A window is `width` steps, fewer
-where the run has not twice as many, so that the two never share a step.
+where the run has not twice as many, so that the two never share a step. A run that has no reward at all is held to
+what it has instead: the accuracy on pairs (a reward model, DPO), or the loss of imitation.
 
 Invariant: nothing is claimed of a run with fewer than two such steps.
 
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from math import fsum, sqrt
 
 REWARD, SHARE, SOLVED = "reward/mean", "uni/sft_data_ratio", "batch/solved"
+ACCURACY, LOSS = "pairs/accuracy", "actor/loss"
+OF_STEPS = {REWARD: " with rollouts", ACCURACY: " with pairs", LOSS: " of imitation"}
+"""What a run is held to, the first that it has, and the steps that have it."""
 WIDTH = 10
 
 
@@ -39,11 +43,32 @@ class Headline:
 
     width: int  # steps of a window
     steps: int  # that had rollouts
-    without: int  # steps before the first one that had any
+    without: int  # steps before the first one that had any; all where none has
     reward: Pair | None
     share: Pair | None  # of imitation among the trained rows, 0 to 1
     solved: Pair | None  # share of rollouts that are a success
-    error: float  # standard error of the reward's gain, from the spread between steps
+    error: float  # standard error of the gain of what it is held to, from the spread between steps
+    held_to: str = REWARD
+    accuracy: Pair | None = None  # share of a step's pairs that are right
+    loss: Pair | None = None
+
+    @property
+    def main(self) -> Pair | None:
+        """What the run is held to."""
+        return {REWARD: self.reward, ACCURACY: self.accuracy, LOSS: self.loss}[self.held_to]
+
+    @property
+    def window(self) -> str:
+        """Which steps a mean is over, in words."""
+        return ("step" if self.width == 1 else f"{self.width} steps") + OF_STEPS[self.held_to]
+
+    @property
+    def good(self) -> tuple[bool, ...]:
+        """Of each line of `told`, whether it is the way that one hopes for."""
+        pairs = [(self.reward, 1), (self.share, -1)]
+        pairs += [(self.accuracy, 1)] if self.accuracy else []
+        pairs += [(self.loss, -1)] if self.held_to != REWARD and self.loss else []
+        return tuple(pair.gain * way > 0 for pair, way in pairs if pair)
 
     @property
     def gain(self) -> float | None:
@@ -62,25 +87,29 @@ class Headline:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the reward moved by more than two standard errors."""
-        return self.reward is not None and abs(self.reward.gain) > 2 * self.error
+        """Whether what it is held to moved by more than two standard errors."""
+        return self.main is not None and abs(self.main.gain) > 2 * self.error
 
 
 def headline(steps: Sequence[Mapping[str, float]], width: int = WIDTH) -> Headline:
     """Of the lines of `metrics.jsonl`, in order."""
-    places = [place for place, numbers in enumerate(steps) if REWARD in numbers]
+    held_to = next((name for name in OF_STEPS if any(name in numbers for numbers in steps)), REWARD)
+    places = [place for place, numbers in enumerate(steps) if held_to in numbers]
     sampled = [steps[place] for place in places]
     width = min(width, len(sampled) // 2)
     first, last = sampled[:width], sampled[len(sampled) - width :]
-    spread = [_variance([numbers[REWARD] for numbers in window]) / width for window in (first, last)] if width else []
+    spread = [_variance([numbers[held_to] for numbers in window]) / width for window in (first, last)] if width else []
     return Headline(
         width=width,
         steps=len(sampled),
         without=places[0] if places else len(steps),
         reward=_pair(first, last, REWARD),
-        share=_pair(first, last, SHARE),
+        share=_pair(first, last, SHARE) if held_to == REWARD else None,  # of imitation alone it is all
         solved=_pair(first, last, SOLVED),
         error=sqrt(fsum(spread)),
+        held_to=held_to,
+        accuracy=_pair(first, last, ACCURACY),
+        loss=_pair(first, last, LOSS),
     )
 
 
@@ -92,21 +121,25 @@ def told(line: Headline) -> list[str]:
     SFT share 50 % in the first step with rollouts, 0 % in the last: it fell
     """
     if not line.width:
-        return [f"{line.steps or 'no'} step{'s' * (line.steps != 1)} with rollouts: too few to compare"]
-    which = "step" if line.width == 1 else f"{line.width} steps"
+        return [f"{line.steps or 'no'} step{'s' * (line.steps != 1)}{OF_STEPS[line.held_to]}: too few to compare"]
+    error = f", standard error {line.error:.3f}" if line.width > 1 else ""
     said = []
     if line.reward:
-        said.append(_said("reward", f"{line.reward.first:.3f}", f"{line.reward.last:.3f}", which))
-        error = f", standard error {line.error:.3f}" if line.width > 1 else ""
-        said[-1] += f"it {_moved(line.reward.gain)} by {abs(line.reward.gain):.3f}{error}"
+        said.append(_said("reward", line.reward, line.window) + error)
     if line.share:
-        said.append(_said("SFT share", f"{100 * line.share.first:.0f} %", f"{100 * line.share.last:.0f} %", which))
-        said[-1] += f"it {_moved(line.share.gain)}"
+        told_of = f"SFT share {100 * line.share.first:.0f} % in the first {line.window}, "
+        said.append(f"{told_of}{100 * line.share.last:.0f} % in the last: it {_moved(line.share.gain)}")
+    if line.accuracy:
+        own = error if line.held_to == ACCURACY else ""
+        said.append(_said("accuracy on pairs", line.accuracy, line.window) + own)
+    if line.held_to != REWARD and line.loss:
+        said.append(_said("loss", line.loss, line.window) + (error if line.held_to == LOSS else ""))
     return said
 
 
-def _said(name: str, first: str, last: str, which: str) -> str:
-    return f"{name} {first} in the first {which} with rollouts, {last} in the last: "
+def _said(name: str, pair: Pair, window: str) -> str:
+    ends = f"{name} {pair.first:.3f} in the first {window}, {pair.last:.3f} in the last"
+    return f"{ends}: it {_moved(pair.gain)} by {abs(pair.gain):.3f}"
 
 
 def _moved(gain: float) -> str:

@@ -1,6 +1,8 @@
-"""A report as Markdown: headline, every ten steps, differences; for a paper's appendix or an issue.
+"""A report as Markdown: headline, every ten steps, validations, differences; for a paper's appendix or an issue.
 
-Invariant: a cell is one line, and no text of a run can end it.
+Invariants
+    1. A cell is one line, and no text of a run can end it.
+    2. A column that a run has no number for is not there.
 
 Example:
     >>> rows([["a|b", "1\\n2"]], ["name", "x"])
@@ -14,7 +16,9 @@ from hpt_megatron.report.about import about
 from hpt_megatron.report.differences import differences
 from hpt_megatron.report.folder import Numbers, Recorded
 from hpt_megatron.report.headline import told
-from hpt_megatron.report.overview import DASH, HEADS, Summary, headline_rows
+from hpt_megatron.report.overview import DASH, Summary, headline_rows, heads_of
+from hpt_megatron.report.preference_section import HEADS, lines_of
+from hpt_megatron.report.preferences import preferences_of
 from hpt_megatron.report.series import short
 
 EVERY, LINES_MOST = 10, 100
@@ -22,6 +26,8 @@ COLUMNS = (
     ("reward", "reward/mean"),
     ("success", "batch/solved"),
     ("SFT share", "uni/sft_data_ratio"),
+    ("accuracy on pairs", "pairs/accuracy"),
+    ("margin", "pairs/margin"),
     ("tokens", "agent/sampled_tokens_mean"),
     ("loss", "actor/loss"),
     ("gradient norm", "actor/grad_norm"),
@@ -35,13 +41,16 @@ def markdown(summaries: Sequence[Summary]) -> str:
     parts = [f"# {cell(names)}", ""]
     for one in summaries:
         parts.append(f"{cell(one.run.name)}: {cell(one.standing)}.")
-    parts += ["", *rows(headline_rows(summaries), HEADS), ""]
+    parts += ["", *rows(headline_rows(summaries), heads_of(summaries)), ""]
     for one in summaries:
         parts += [f"## {cell(one.run.name)}", "", *(f"- {line}" for line in told(one.line)), ""]
         parts += [*rows([list(pair) for pair in about(one.run)], ["what", "value"]), ""]
-        parts += [*rows(table_of(one.run), ["steps", *(name for name, _ in COLUMNS)]), ""]
+        parts += [*rows(table_of(one.run), ["steps", *(name for name, _ in columns_of(one.run))]), ""]
         tested = validations(one.run)
         parts += [*rows(tested[1:], tested[0]), ""] if len(tested) > 1 else []
+        judged = preferences_of(one.run.folder).newest
+        if judged is not None:
+            parts += [f"Pairs at the validation of step {judged.step}:", "", *rows(lines_of(judged)[0], HEADS), ""]
     found = differences([one.run.config for one in summaries])
     if len(summaries) > 1:
         heads = ["key", *(one.run.name for one in summaries)]
@@ -57,8 +66,14 @@ def table_of(run: Recorded) -> list[list[str]]:
     for start in range(0, len(run.steps), size):
         own = run.steps[start : start + size]
         steps = f"{own[0]['step']:.0f} to {own[-1]['step']:.0f}"
-        found.append([steps, *(mean(own, name) for _, name in COLUMNS)])
+        found.append([steps, *(mean(own, name) for _, name in columns_of(run))])
     return found
+
+
+def columns_of(run: Recorded) -> list[tuple[str, str]]:
+    """Those of `COLUMNS` that some step has."""
+    known = {name for numbers in run.steps for name in numbers}
+    return [(said, name) for said, name in COLUMNS if name in known]
 
 
 def mean(steps: Sequence[Numbers], name: str) -> str:

@@ -10,10 +10,11 @@ from html import escape
 from hpt_megatron.report.about import about, algorithm_of, model_of
 from hpt_megatron.report.chart import run_colour
 from hpt_megatron.report.folder import Recorded
-from hpt_megatron.report.headline import Headline, Pair, headline
+from hpt_megatron.report.headline import ACCURACY, LOSS, REWARD, Headline, Pair, headline
 from hpt_megatron.web.page import table
 
 DASH = "-"
+TESTED = {"val/pairs/accuracy": "accuracy on pairs", "val/demo_loss": "loss", "val/mean_score": "mean score"}
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,16 @@ def chip(number: int, one: Summary) -> str:
 def cards(one: Summary) -> str:
     """The headline of a run, large."""
     line, run = one.line, one.run
-    which = "step" if line.width == 1 else f"{line.width} steps"
-    windows = f"first and last {which} with rollouts"
     found = []
-    if line.reward:
+    if line.main:
         error = f" &plusmn; {line.error:.3f}" if line.width > 1 else ""
-        moved = "good" if line.gain and line.gain > 0 and line.beyond_noise else ""
-        found.append(card("mean reward", ends(line.reward, 3), f"{signed(line.reward.gain, 3)}{error}", moved))
+        hoped = line.main.gain < 0 if line.held_to == LOSS else line.main.gain > 0
+        moved = "good" if hoped and line.beyond_noise else ""
+        found.append(card(CALLED[line.held_to], ends(line.main, 3), f"{signed(line.main.gain, 3)}{error}", moved))
+    if line.accuracy and line.held_to != ACCURACY:
+        found.append(card(CALLED[ACCURACY], ends(line.accuracy, 3), signed(line.accuracy.gain, 3)))
+    if line.loss and line.held_to == ACCURACY:
+        found.append(card(CALLED[LOSS], ends(line.loss, 3), signed(line.loss.gain, 3)))
     if line.share:
         found.append(card("SFT share", ends(line.share, 0, 100, " %"), signed(100 * line.share.gain, 0) + " points"))
     if line.solved:
@@ -90,12 +94,21 @@ def cards(one: Summary) -> str:
     of = f" of {run.total:,}" if run.total is not None else ""
     each = one.seconds / len(run.steps)
     found.append(card("steps", f"{run.last:,}{of}", f"{clock(one.seconds)}, {each:.3g} s a step"))
-    note = f'<p class="note">Means over the {windows}' if line.width else '<p class="note">Too few steps to compare.'
+    return f'<div class="cards">{"".join(found)}</div><p class="note">{windows(line)}</p>'
+
+
+def windows(line: Headline) -> str:
+    """Which steps the cards are about."""
+    note = "Too few steps to compare."
     if line.width:
+        note = f"Means over the first and last {line.window}"
         note += "; &plusmn; is one standard error of the gain." if line.width > 1 else "."
-    if line.without:
-        note += f" The {counted(line.without, 'step')} before had none: imitation alone."
-    return f'<div class="cards">{"".join(found)}</div>{note}</p>'
+    if not line.without:
+        return note
+    if not line.steps:
+        return f"{note} None of the {counted(line.without, 'step')} had any rollouts."
+    said = ": imitation alone" if line.held_to == REWARD else ""
+    return f"{note} The {counted(line.without, 'step')} before had none{said}."
 
 
 def card(name: str, value: str, note: str, kind: str = "") -> str:
@@ -106,36 +119,53 @@ def card(name: str, value: str, note: str, kind: str = "") -> str:
     )
 
 
+CALLED = {REWARD: "mean reward", ACCURACY: "accuracy on pairs", LOSS: "loss"}
 HEADS = ("run", "steps", "reward, first", "last", "gain", "error", "SFT share, first", "last", "success, last")
 
 
+def heads_of(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """The heads of the headline table: of rewards where some run has one, and of what else runs are held to."""
+    other = [name for name in (ACCURACY, LOSS) if any(one.line.held_to == name for one in summaries)]
+    first = HEADS if any(one.line.held_to == REWARD for one in summaries) else HEADS[:2]
+    return first + tuple(head for name in other for head in (f"{CALLED[name]}, first", "last", "gain", "error"))
+
+
 def headline_rows(summaries: Sequence[Summary]) -> list[list[str]]:
-    """The headline table of several runs, as texts under `HEADS`."""
+    """The headline table of several runs, as texts under the heads of `heads_of`."""
+    heads = heads_of(summaries)
     rows = []
     for one in summaries:
         line, run = one.line, one.run
         of = f" / {run.total}" if run.total is not None and not run.ended else ""
-        rows.append(
-            [
-                run.name,
-                f"{run.last}{of}",
-                *([f"{line.reward.first:.3f}", f"{line.reward.last:.3f}"] if line.reward else [DASH] * 2),
-                signed(line.reward.gain, 3) if line.reward else DASH,
-                f"{line.error:.3f}" if line.width > 1 else DASH,
-                *([percent(line.share.first), percent(line.share.last)] if line.share else [DASH] * 2),
-                percent(line.solved.last) if line.solved else DASH,
-            ]
-        )
+        row = [run.name, f"{run.last}{of}"]
+        if heads[: len(HEADS)] == HEADS:
+            row += gained(line, REWARD)
+            row += [percent(line.share.first), percent(line.share.last)] if line.share else [DASH] * 2
+            row.append(percent(line.solved.last) if line.solved else DASH)
+        for name in (ACCURACY, LOSS):
+            row += gained(line, name) if f"{CALLED[name]}, first" in heads else []
+        rows.append(row)
     return rows
+
+
+def gained(line: Headline, name: str) -> list[str]:
+    """First, last, gain and error, where a run is held to that."""
+    pair = line.main if line.held_to == name else None
+    if pair is None:
+        return [DASH] * 4
+    error = f"{line.error:.3f}" if line.width > 1 else DASH
+    return [f"{pair.first:.3f}", f"{pair.last:.3f}", signed(pair.gain, 3), error]
 
 
 def headline_table(summaries: Sequence[Summary]) -> str:
     """Several runs, a line each; how wide the windows are, and where those stand that have not ended."""
     widths = sorted({one.line.width for one in summaries})
-    notes = [f"First and last: means over {' or '.join(map(str, widths))} steps with rollouts."]
+    rewarded = all(one.line.held_to == REWARD for one in summaries)
+    notes = [f"First and last: means over {' or '.join(map(str, widths))} steps{' with rollouts' * rewarded}."]
     notes += [f"{one.run.name}: {one.standing}." for one in summaries if not one.run.ended]
     said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    return f'<div class="headline">{table(headline_rows(summaries), HEADS, range(1, len(HEADS)))}</div>{said}'
+    heads = heads_of(summaries)
+    return f'<div class="headline">{table(headline_rows(summaries), heads, range(1, len(heads)))}</div>{said}'
 
 
 def what_it_is(summaries: Sequence[Summary]) -> str:
@@ -147,12 +177,16 @@ def what_it_is(summaries: Sequence[Summary]) -> str:
 
 
 def validated(run: Recorded) -> tuple[str, Pair] | None:
-    """The first and the newest validation of one number: success, of the first data source."""
-    names = sorted({name for numbers in run.validations for name in numbers if name.startswith("val/avg@")})
-    if not names:
+    """The first and the newest validation of one number: success, of the first data source, where that is there."""
+    known = {name for numbers in run.validations for name in numbers}
+    found = [
+        *sorted(name for name in known if name.startswith("val/avg@")),
+        *(name for name in TESTED if name in known),
+    ]
+    if not found:
         return None
-    values = [numbers[names[0]] for numbers in run.validations if names[0] in numbers]
-    return names[0].removeprefix("val/"), Pair(values[0], values[-1])
+    values = [numbers[found[0]] for numbers in run.validations if found[0] in numbers]
+    return TESTED.get(found[0], found[0].removeprefix("val/")), Pair(values[0], values[-1])
 
 
 def ends(pair: Pair, places: int, scale: float = 1.0, unit: str = "") -> str:

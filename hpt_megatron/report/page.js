@@ -85,8 +85,9 @@ function nearest(steps, wanted) {
 }
 
 function hoverChart(plot) {
-  const [left, width, first, last, lines] = DATA.charts[Number(plot.dataset.chart)];
+  const [left, width, first, last, lines, across = "step"] = DATA.charts[Number(plot.dataset.chart)];
   const picture = plot.querySelector("svg");
+  const ofOne = plot.closest("div[class^=run]"); // it goes away as a whole, whatever its lines are numbered
   const cursor = el("div", { class: "cursor", hidden: "" });
   plot.append(cursor);
   plot.addEventListener("pointermove", (event) => {
@@ -95,13 +96,13 @@ function hoverChart(plot) {
     const part = ((event.clientX - box.left) * scale - left) / width;
     if (part < -0.02 || part > 1.02) return leave();
     const wanted = first + part * (last - first);
-    const shown = lines.filter((line) => line[3].length && !document.body.classList.contains("hide" + line[2]));
+    const shown = lines.filter((line) => line[3].length && (ofOne || !document.body.classList.contains("hide" + line[2])));
     if (!shown.length) return leave();
     const step = shown.map((line) => line[3][nearest(line[3], wanted)])
       .reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
     cursor.hidden = false;
     cursor.style.left = (left + (width * (step - first)) / (last - first || 1)) / scale + "px";
-    told(event, "step " + brief(step), shown
+    told(event, across + " " + brief(step), shown
       .filter((line) => line[3].includes(step))
       .map((line) => [line[1] < 0 ? "" : "k" + line[1], line[0], brief(line[4][line[3].indexOf(step)])]));
   });
@@ -155,7 +156,8 @@ function begin() {
   });
   addEventListener("hashchange", opened);
   addEventListener("popstate", opened);
-  buildPrompts(document.getElementById("prompts"));
-  buildRollouts(document.getElementById("rollouts"));
+  const [prompts, rollouts] = ["prompts", "rollouts"].map((name) => document.getElementById(name));
+  if (prompts) buildPrompts(prompts); // a run that decides nothing has no such section
+  if (rollouts) buildRollouts(rollouts);
   opened();
 }

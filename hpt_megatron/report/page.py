@@ -1,7 +1,8 @@
 """A report as one HTML file.
 
 Pictures are drawn here; the script, which is in the file too, only shows and hides, answers a pointer, and fills the
-two sections in which one looks things up. Without it everything but those two can be read.
+two sections in which one looks things up. Without it everything but those two can be read. A section that would be
+empty is left out: a reward model decides and samples nothing, and most runs learn from no pairs.
 
 Invariants
     1. Texts of models and data reach the page as JSON and are put into it as text, never as HTML.
@@ -27,6 +28,8 @@ from hpt_megatron.report.decisions import arms_of, histories, kind_of
 from hpt_megatron.report.figures import Figures, folded
 from hpt_megatron.report.folder import Recorded
 from hpt_megatron.report.overview import Summary
+from hpt_megatron.report.preference_section import preferred
+from hpt_megatron.report.preferences import preferences_of
 from hpt_megatron.report.prompts import IMAGES_MOST, prompts_of
 from hpt_megatron.report.rollouts import KEPT_MOST, Kept, keep
 from hpt_megatron.report.usage_section import times, usage
@@ -34,7 +37,7 @@ from hpt_megatron.web.page import page as framed
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "explore.js")
-TABS = ("Overview", "Curves", "Decisions", "Prompts", "Rollouts", "Time", "Configuration")
+TABS = ("Overview", "Curves", "Preferences", "Decisions", "Prompts", "Rollouts", "Time", "Configuration")
 VISITS_MOST = 20_000
 FEW_NOTES = 3
 
@@ -48,9 +51,10 @@ def page(runs: Sequence[Recorded], now_s: float) -> str:
     bodies = {
         "Overview": _overview(summaries, figures),
         "Curves": all_curves(runs, figures),
+        "Preferences": _preferences(runs, figures),
         "Decisions": _decisions(runs, figures, maps),
-        "Prompts": ['<div id="prompts"></div>'],
-        "Rollouts": ['<div id="rollouts"></div>'],
+        "Prompts": [""],
+        "Rollouts": [""],
         "Time": _times(runs, figures),
         "Configuration": [configuration(runs)],
     }
@@ -59,11 +63,21 @@ def page(runs: Sequence[Recorded], now_s: float) -> str:
     for title, said in notes.items():
         text = "".join(f'<p class="note">{escape(each)}</p>' for each in said)
         bodies[title].insert(0, text if len(said) <= FEW_NOTES else folded("What is here, and what is left out", text))
-    tabs = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in TABS)
+    shown = [title for title in TABS if _is_there(title, runs, bodies)]
+    tabs = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in shown)
     body = [*overview.head(summaries, made), f'<nav class="tabs">{tabs}</nav>']
-    body += [_section(title, bodies[title]) for title in TABS]
+    body += [_section(title, bodies[title]) for title in shown]
     names = ", ".join(run.name for run in runs)
     return framed(f"{names}: report", body, style=_style(len(runs)), script=_script(), data=data)
+
+
+def _is_there(title: str, runs: Sequence[Recorded], bodies: Mapping[str, Sequence[str]]) -> bool:
+    """Whether some run has what a section shows; one whose rollouts are not written says so."""
+    if title in ("Decisions", "Prompts"):
+        return any(run.visits for run in runs)
+    if title == "Rollouts":
+        return any(run.files or run.visits for run in runs)
+    return title != "Preferences" or any(bodies[title])
 
 
 def _section(title: str, parts: Sequence[str]) -> str:
@@ -85,6 +99,12 @@ def _decisions(runs: Sequence[Recorded], figures: Figures, maps: list[Mapping[st
         maps.append(told)
         parts.append(f'<div class="run{number}">{_named(runs, run)}{drawn}</div>')
     return parts
+
+
+def _preferences(runs: Sequence[Recorded], figures: Figures) -> list[str]:
+    found = [preferred(preferences_of(run.folder), figures) for run in runs]
+    pairs = enumerate(zip(runs, found, strict=True))
+    return [f'<div class="run{number}">{_named(runs, run)}{drawn}</div>' for number, (run, drawn) in pairs if drawn]
 
 
 def _times(runs: Sequence[Recorded], figures: Figures) -> list[str]:
@@ -122,6 +142,9 @@ def _data(runs: Sequence[Recorded]) -> tuple[dict[str, Any], dict[str, list[str]
         named = f"{run.name}: " if len(runs) > 1 else ""
         notes["Rollouts"] += [f"{named}{what}" for what in _kept_words(kept)]
         notes["Rollouts"] += [f"{named}{what}." for what in found.notes]
+        if run.files and run.value("reward.learned.runs"):
+            what = "scores here are those of the rules; what reward models said of each rollout is in RUN/learned"
+            notes["Rollouts"].append(f"{named}{what}.")
     data = {
         "runs": [run.name for run in runs],
         "steps": [int(end) for end in whole(runs)],

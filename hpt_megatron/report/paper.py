@@ -26,6 +26,8 @@ CURVES = {
     "response_length": ("agent/sampled_tokens_mean", "sampled tokens"),
     "grad_norm": ("actor/grad_norm", "gradient norm"),
     "loss": ("actor/loss", "loss"),
+    "pairs_accuracy": ("pairs/accuracy", "accuracy on pairs"),
+    "pairs_margin": ("pairs/margin", "margin of pairs"),
 }
 COLOURS = ("#2f6fb3", "#d0722b", "#3a8f63", "#8a5fb0", "#ad8419", "#2a97a3", "#b8487a", "#6b7480")  # of the page
 ARM_COLOURS = {

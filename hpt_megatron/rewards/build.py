@@ -87,14 +87,27 @@ def problems_of(run: RunConfig) -> list[Problem]:
     found = [
         Problem("algorithm.success", success.component, "no such component in the reward", ", ".join(names))
         for success in run.algorithm.success
-        if success.component not in names
+        if success.component not in names and not (reward.learned.runs and _is_learned(success.component))
     ]
+    constraint = reward.constraint
+    if constraint.how != "off" and constraint.component not in names and not _is_learned(constraint.component):
+        why = "no such component in the reward"
+        found.append(Problem("reward.constraint.component", constraint.component, why, ", ".join(names)))
+    second = run.trainer.monitors.second
+    if second is not None and second not in names[:-1]:
+        why = "the second judge is a component of the reward, and there is none of this name"
+        found.append(Problem("trainer.monitors.second", second, why, ", ".join(names[:-1])))
     if reward.judge.url is None and any(isinstance(component, LlmJudge) for component in components):
         found.append(Problem("reward.judge.url", None, "the composition asks a judge", "the address of a chat server"))
     if not reward.run_code and any(isinstance(component, CodeAnswer) for component in components):
         why = "the composition runs code that a model wrote"
         found.append(Problem("reward.run_code", False, why, "true, which allows it"))
     return found
+
+
+def _is_learned(name: str) -> bool:
+    """What reward models say; they are asked elsewhere."""
+    return name.split("/")[0] == "learned"
 
 
 def build_scorer(run: RunConfig) -> Scorer:

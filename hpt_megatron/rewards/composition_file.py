@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from hpt_megatron.config.problem import Problem, counted, nearest
 from hpt_megatron.errors import UserError
 from hpt_megatron.protocol.conditions import OPERATORS, Condition
-from hpt_megatron.rewards import tool_use  # noqa: F401  (with all others, by name)
+from hpt_megatron.rewards import tool_use, unified  # noqa: F401  (with all others, by name)
 from hpt_megatron.rewards.component import COMPONENTS, Component
 from hpt_megatron.rewards.composition import TOTAL, Composition, Weighted
 

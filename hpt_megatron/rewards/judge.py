@@ -28,10 +28,10 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from hpt_megatron.percentile import percentile
@@ -45,6 +45,8 @@ LONGEST_ANSWER = 2000  # characters
 LONGEST_QUESTION = 6000
 LONGEST_REPLY = 1 << 20  # bytes
 AGAIN = (408, 429)
+Said = TypeVar("Said")
+Conversation = Sequence[Mapping[str, Any]]
 KEPT_VERDICTS = 100_000
 KEPT_TIMES = 10_000
 
@@ -173,7 +175,11 @@ class Judge:
             found |= {f"judge/seconds_p{p}": percentile(times, p) for p in (50, 95)}
         return found
 
-    def _vote(self, conversation: list[dict[str, str]], seed: int, answer: str) -> bool:
+    def _vote(self, conversation: Conversation, seed: int, answer: str) -> bool:
+        return self.asked(conversation, lambda text: verdict(text, answer), seed)
+
+    def asked(self, conversation: Conversation, read: Callable[[str], Said | None], seed: int = 0) -> Said:
+        """What `read` makes of the reply; asked again, within limits, where it makes nothing of it."""
         deadline = time.monotonic() + self.settings.seconds
         failure = ComponentError("judge_timeout", "no time for a request")
         for attempt in range(self.settings.retries + 1):
@@ -186,7 +192,7 @@ class Judge:
                     self._counts["retries"] += 1
             try:
                 text = self._asked(conversation, seed, deadline)
-                found = verdict(text, answer)
+                found = read(text)
                 if found is None:
                     raise ComponentError("judge_unclear", f"no verdict in: {text[:200]}")
                 return found
@@ -196,11 +202,15 @@ class Judge:
                     break
         raise failure
 
-    def _asked(self, conversation: list[dict[str, str]], seed: int, deadline: float) -> str:
+    def request(self, conversation: Conversation, seed: int = 0) -> dict[str, Any]:
+        """The body of a request."""
+        return {"model": self.settings.model, "messages": conversation, "temperature": 0, "seed": seed}
+
+    def _asked(self, conversation: Conversation, seed: int, deadline: float) -> str:
         """What one request is answered; how long it waited for its turn is not its latency."""
         import httpx
 
-        body = {"model": self.settings.model, "messages": conversation, "temperature": 0, "seed": seed}
+        body = self.request(conversation, seed)
         if not self._turns.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ComponentError("judge_timeout", "no free connection in time")
         start = time.monotonic()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 REFERENCE = re.compile(r"`((?:[\w-]+/)*[\w-]+\.(?:py|sh|yaml|md))(?:::?([\w.]+))?`")
-COMMAND = re.compile(r"`hpt (\w+)")
+COMMAND = re.compile(r"`hpt ([\w-]+)")
 STATES = ("open", "partly", "shown")
 # Of each family of requirements, how many there are; the numbers run without a gap.
 FAMILIES = {"R000": 158, "R001": 54, "R002": 25, "R003": 75, "R004": 109, "RA": 27}

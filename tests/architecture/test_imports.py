@@ -19,8 +19,9 @@ FLOORS = [
     ["mcore", "rollout", "embedded"],
     ["parity", "driver"],
     ["recipes", "report"],
-    ["cluster"],
+    ["cluster", "feedback"],
     ["sweeps"],
+    ["grpo"],
     ["cli"],
 ]
 # Who may name a heavy package. A path ends in "/" for a folder.

@@ -16,12 +16,13 @@ from tiny_gpt import Case, transformer_config
 from torch.nn import functional
 
 from hpt_megatron.mcore.initialize import Rendezvous, initialize
-from hpt_megatron.mcore.model.scalar_head import ScalarHead, at_last_token
+from hpt_megatron.mcore.model.scalar_head import ScalarHead, last_tokens
+from hpt_megatron.protocol.rows import Rows
 
 pytestmark = pytest.mark.slow
 
 TOKENS, HIDDEN = 24, 64
-CU_SEQLENS = torch.tensor([0, 5, 6, 24], dtype=torch.int32)
+LAST = torch.tensor([4, 5, 23])
 
 
 def drawn() -> list[torch.Tensor]:
@@ -33,7 +34,7 @@ def drawn() -> list[torch.Tensor]:
 def loss_of(values: torch.Tensor) -> torch.Tensor:
     """Something that leans on every value, and on those of the last tokens once more."""
     *_, of_value, of_reward = drawn()
-    return (values * of_value).sum() + (at_last_token(values, CU_SEQLENS) * of_reward).sum()
+    return (values * of_value).sum() + (values[LAST] * of_reward).sum()
 
 
 def through_the_head(where: Rendezvous, bf16: bool) -> list[Any]:
@@ -48,7 +49,7 @@ def through_the_head(where: Rendezvous, bf16: bool) -> list[Any]:
     model = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), head)
     rank = parallel_state.get_tensor_model_parallel_rank()
     mine = hidden.to(config.params_dtype).chunk(tp)[rank].clone().requires_grad_()
-    values = gather_from_sequence_parallel_region(model(mine), tensor_parallel_output_grad=False)
+    values = gather_from_sequence_parallel_region(model(mine).squeeze(-1), tensor_parallel_output_grad=False)
     loss_of(values).backward()
     finalize_model_grads([model])
     assert mine.grad is not None
@@ -94,13 +95,12 @@ def test_the_parameters_keep_their_names_and_marks_and_begin_at_zero() -> None:
             assert parameter.sequence_parallel is (tp > 1)
         values = head(torch.ones(3, 1, HIDDEN, dtype=torch.bfloat16))
         assert values.dtype == torch.float32
-        assert torch.equal(values, torch.zeros(3, 1))
+        assert torch.equal(values, torch.zeros(3, 1, 1))
+        assert ScalarHead(config, numbers=3)(torch.ones(5, 1, HIDDEN)).shape == (5, 1, 3)
 
 
-def test_the_last_token_is_the_last_that_is_no_padding() -> None:
-    """With and without padding inside the pack; a sequence without tokens has none."""
-    of_token = torch.arange(8.0)
-    assert at_last_token(of_token, torch.tensor([0, 3, 4, 8])).tolist() == [2, 3, 7]
-    assert at_last_token(of_token, torch.tensor([0, 3, 5]), torch.tensor([0, 4, 8])).tolist() == [2, 5]
-    with pytest.raises(ValueError, match="a sequence without a token has no last one"):
-        at_last_token(of_token, torch.tensor([0, 3, 3, 8]))
+def test_the_last_token_is_the_last_of_the_response() -> None:
+    """What comes behind it, such as an observation, is not judged; nor is anything left out where nothing is trained."""
+    rows = Rows.from_lists({"trained": [[0, 1, 1], [0, 1, 0, 0], [0, 0]], "ids": [[1, 2, 3], [4, 5, 6, 7], [8, 9]]})
+    assert last_tokens(rows).tolist() == [2, 4, 8]
+    assert last_tokens(rows.only(["ids"])).tolist() == [2, 6, 8]

@@ -22,6 +22,7 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.mcore.initialize import Rendezvous
 from hpt_megatron.mcore.model.named import parameters_of
+from hpt_megatron.mcore.model.scalar_head import last_tokens
 from hpt_megatron.mcore.worker import MegatronWorker
 from hpt_megatron.parity.compare import apart
 from hpt_megatron.parity.reference import _pictures, load_reference
@@ -83,7 +84,7 @@ def judge(where: Rendezvous, config: RunConfig, batch: Batch) -> Any:
     numbered = replace(batch, rows=batch.rows.with_tokens(place=numbers[0]).with_fields(row=numbers[1]))
     parts = worker.split(numbered)
     values = [(part.rows.tokens["place"], said) for part, said in zip(parts, worker.values(parts), strict=True)]
-    scores = [(part.rows.fields["row"], said) for part, said in zip(parts, worker.scores(parts), strict=True)]
+    scores = [(part.rows.fields["row"], said[:, 0]) for part, said in zip(parts, worker.scores(parts), strict=True)]
     report = worker.accumulate(parts, [LOSS])
     gradients = {name: gradient.clone() for name, gradient in worker.gradients()}
     moved = worker.update(parts, [LOSS])
@@ -98,13 +99,13 @@ def directly(config: RunConfig, batch: Batch) -> tuple[Tensor, Tensor, float, di
     network = load_reference(config.model.path)
     network.get_input_embeddings().padding_idx = None
     weight, bias = (tensor.requires_grad_() for tensor in known_head(config.model.hidden_size))
-    before, last = [], []
+    before, last, ends = [], [], (last_tokens(batch.rows) - batch.rows.starts).tolist()
     for row, ids in enumerate(torch.split(batch.rows.tokens["ids"], batch.rows.lengths.tolist())):
         shown = _pictures(network, config.model, batch, row, ids)
         hidden = network.model(input_ids=ids[None], use_cache=False, **shown).last_hidden_state[0]
         numbers = functional.linear(hidden, weight, bias)[:, 0]
         before.append(functional.pad(numbers[:-1], (1, 0)))  # what is said before token t stands at t
-        last.append(numbers[-1])
+        last.append(numbers[ends[row]])
     values = torch.cat(before)
     columns = {name: batch.rows.tokens[name] for name in ("old_value", "returns")}
     view = View.of_rows(values, batch.rows.tokens["weight_value"], batch.rows.row_of_token, value=values, **columns)

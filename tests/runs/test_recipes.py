@@ -15,6 +15,7 @@ from hpt_megatron.data.build import build_sampler, train_prompts
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.preference import PreferenceLoop
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.observe.step import Step
@@ -67,6 +68,9 @@ class Seen:
         self.reports.append(self.policy.update(batch, components))
         return self.reports[-1]
 
+    def values(self, batch):
+        return self.policy.values(batch)
+
 
 def stepped(parts, name, *more, steps=1):
     """Steps of a recipe on the shared roles."""
@@ -75,7 +79,8 @@ def stepped(parts, name, *more, steps=1):
     run = replace(own, model=base.model, data=base.data)
     policy = Seen(roles.policy)
     own_roles = replace(roles, policy=policy, critic=roles.critic if name == "ppo" else None)
-    loop = RlLoop(run, own_roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 7, prompts)))
+    kind = RlLoop if run.algorithm.preference.loss is None else PreferenceLoop
+    loop = kind(run, own_roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 7, prompts)))
     loop.version = f"weights {next(VERSIONS)}"  # the engine has those before another recipe's last step
     logs = []
     for number in range(WARM_UP + 1, WARM_UP + 1 + steps):
@@ -237,9 +242,48 @@ def test_ppo_trains_a_critic_beside_the_policy(parts):
     assert "weight_value" not in policy.batches[0].rows.tokens
 
 
+def test_ppo_goes_over_the_rows_of_a_step_several_times(parts):
+    """Policy and critic, each `ppo_epochs` times over every mini-batch, against log-probs from before the first."""
+    more = ("trainer.ppo_epochs=2", f"trainer.ppo_mini_batch_size={BATCH // 2}", "trainer.lr=1e-3")
+    policy, (told,), _ = stepped(parts, "ppo", *more)
+    assert len(policy.reports) == told["actor/updates"] == 4
+    assert policy.asked == 1
+    moved = [report.metrics["actor/ppo_kl"] for report in policy.reports]
+    assert moved[0] == pytest.approx(0.0, abs=1e-5)
+    assert abs(moved[2]) > 1e-6, "the second time over the same rows the policy is another"
+    assert told["critic/vf_loss"] > 0
+    assert "critic/vf_explained_var" in told
+
+
+@pytest.mark.parametrize("name", ["online-dpo", "rejection"])
+def test_pairs_are_the_best_and_the_worst_rollout_of_a_prompt(parts, name):
+    """DPO holds them against the reference; rejection sampling imitates the best, where a prompt had a choice."""
+    policy, (told,), _ = stepped(parts, name, f"rollout.n={ROLLOUTS}")
+    (batch,) = policy.batches
+    pairs = int(told["pairs/count"])
+    assert 0 < pairs < BATCH
+    assert told["pairs/without"] == BATCH - pairs
+    assert batch.rows.num_rows == 2 * pairs
+    assert told["reward/best_of_n"] > told["reward/mean"]
+    weight, trained = batch.rows.tokens["weight_sft"], batch.rows.tokens["trained"]
+    best = batch.rows.per_token(torch.arange(batch.rows.num_rows) % 2 == 0)
+    assert bool((weight[best & trained] > 0).all())
+    if name == "rejection":
+        assert not bool(weight[~best].any())
+        assert float(weight.sum()) == pytest.approx(1.0), "one for each pair, over their number"
+    else:
+        assert bool((weight[~best & trained] < 0).all())
+        assert told["timing_s/reference"] > 0
+
+
 def test_a_reference_gives_the_kl_that_the_loss_holds_against(parts):
+    """And stays what it was while the policy moves."""
     policy, (told,), _ = stepped(parts, "grpo", "algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.1")
     check(policy, told)
+    (batch,) = policy.batches
+    reference, before = parts[1].reference, batch.rows.tokens["ref_logp"]
+    assert torch.equal(reference.log_probs(batch), before)
+    assert not torch.equal(policy.log_probs(batch), batch.rows.tokens["rollout_logp"])
     assert told["timing_s/reference"] > 0
     assert told["loss/kl"] > 0, "the policy has left the reference"
 

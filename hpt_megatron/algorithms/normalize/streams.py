@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpt_megatron.config.algorithm import AlgorithmConfig
+from hpt_megatron.config.algorithm import AlgorithmConfig, trains_critic
 from hpt_megatron.protocol.rows import Rows
 
 STREAMS = ("rl", "off", "sft", "entropy", "kl", "value")
@@ -44,7 +44,7 @@ def coefficients(algorithm: AlgorithmConfig, longest_response: int) -> Coefficie
         off=algorithm.off_loss_coef,
         entropy=algorithm.entropy_coeff,
         kl=algorithm.kl_loss_coef if algorithm.use_kl_loss else 0.0,
-        value=algorithm.value_coef if algorithm.adv_estimator == "gae" else 0.0,
+        value=algorithm.value_coef if trains_critic(algorithm) else 0.0,
         entropy_on_demo=algorithm.entropy_on_demo,
         loss_agg=algorithm.loss_agg,
         length=longest_response,

@@ -7,7 +7,8 @@
     sft.py         sft                                      off_policy.py  off_policy
     srft.py        srft_sft, srft_rl                        entropy.py     entropy
     kl.py          kl, and its estimators                   value.py       value
-    pairwise.py    losses of several rows as weights of sft preference.py  dpo, ipo, simpo, orpo, kto, bradley_terry
+    pairwise.py    losses of several rows as weights of sft preference.py  dpo, ipo, simpo, orpo, kto, imitate,
+    score.py       score, of a reward model                                bradley_terry
 
 The sources' `offline_loss_type` picks which components run; how strongly is in the weights of their streams:
 
@@ -24,6 +25,18 @@ Invariants
     4. Settings that a component has, it reads.
 """
 
-from hpt_megatron.algorithms.objective import cispo, entropy, gspo, kl, off_policy, policy, preference, sft, srft, value
+from hpt_megatron.algorithms.objective import (
+    cispo,
+    entropy,
+    gspo,
+    kl,
+    off_policy,
+    policy,
+    preference,
+    score,
+    sft,
+    srft,
+    value,
+)
 
-__all__ = ["cispo", "entropy", "gspo", "kl", "off_policy", "policy", "preference", "sft", "srft", "value"]
+__all__ = ["cispo", "entropy", "gspo", "kl", "off_policy", "policy", "preference", "score", "sft", "srft", "value"]

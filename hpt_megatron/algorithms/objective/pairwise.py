@@ -142,7 +142,7 @@ def pairwise_weights(rows: Rows, pairs: Pairs, sums: RowSums, loss: PairwiseLoss
     if len(each):
         metrics |= {
             "pairs/loss": float(each.detach().mean()),
-            "pairs/accuracy": float((margin > 0).double().mean()),
+            "pairs/accuracy": float(((margin > 0).double() + 0.5 * (margin == 0).double()).mean()),
             "pairs/margin": float(margin.detach().mean()),
         }
     return PairwiseWeights(weight, metrics)

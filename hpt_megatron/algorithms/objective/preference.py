@@ -1,4 +1,4 @@
-"""The preference losses: `dpo`, `ipo`, `simpo`, `orpo`, `kto`, and `bradley_terry` for scores of a reward model.
+"""The preference losses: `dpo`, `ipo`, `simpo`, `orpo`, `kto`, `imitate`, and `bradley_terry` for a reward model.
 
 With S the summed log-probs of a row's trained tokens under the policy, R under the reference, l their number, c the
 chosen and r the rejected row, and P pairs:
@@ -133,6 +133,22 @@ class Kto:
         margins = self.beta * (chosen - distance), self.beta * (distance - rejected)
         losses = self.desirable * (-margins[0]).sigmoid(), self.undesirable * (-margins[1]).sigmoid()
         return torch.cat(losses), torch.cat(margins)
+
+
+@PAIRWISE.add("imitate")
+@dataclass(frozen=True, kw_only=True)
+class Imitate:
+    """-S_c / l_c: the preferred answer is imitated, the rejected one only says that there was a choice.
+
+    Over a prompt's best rollout this is rejection sampling fine-tuning. Weight 1 / (l_c P) on chosen tokens.
+    """
+
+    needs_reference, of_scores, paired = False, False, True
+
+    def __call__(self, seen: Compared) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        chosen, rejected = seen.means
+        return -chosen, chosen - rejected
 
 
 @PAIRWISE.add("bradley_terry")

@@ -7,12 +7,12 @@ right. Adding a rule is adding a function `check_*(run)` to the file of its subj
 from collections.abc import Callable, Iterator
 
 from hpt_megatron.config.problem import Problem
-from hpt_megatron.config.rules import agent, algorithm, batch, data, layout, model, reward, rollout, trainer
+from hpt_megatron.config.rules import agent, algorithm, batch, data, layout, model, preference, reward, rollout, trainer
 from hpt_megatron.config.run import RunConfig
 
 RULES: list[Callable[[RunConfig], Iterator[Problem]]] = [
     rule
-    for subject in (model, layout, batch, data, algorithm, reward, rollout, agent, trainer)
+    for subject in (model, layout, batch, data, algorithm, preference, reward, rollout, agent, trainer)
     for name, rule in vars(subject).items()
     if name.startswith("check_")
 ]

@@ -13,7 +13,12 @@ AUGMENTATIONS = ("brightness", "jitter", "crop_pad")
 def check_data_files(run: RunConfig) -> Iterator[Problem]:
     """Files that are named exist and are of a kind that can be read."""
     data = run.data
-    groups = {"train_files": data.train_files, "warmup_files": data.warmup_files, "val_files": data.val_files}
+    groups = {
+        "train_files": data.train_files,
+        "warmup_files": data.warmup_files,
+        "val_files": data.val_files,
+        "base_files": data.base_files,
+    }
     for group, files in ((f"data.{name}", files) for name, files in groups.items()):
         for index, name in enumerate(files):
             path = f"{group}[{index}]"

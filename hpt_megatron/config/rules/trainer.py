@@ -47,6 +47,17 @@ def check_staleness(run: RunConfig) -> Iterator[Problem]:
         yield Problem(path, 1, why, "0, or trainer.deterministic=false")
 
 
+def check_lr_warmup(run: RunConfig) -> Iterator[Problem]:
+    """The learning rate rises over so many steps, or over a share of all."""
+    trainer = run.trainer
+    share = trainer.lr_warmup_share
+    if share is not None and not 0 <= share <= 1:
+        yield Problem("trainer.lr_warmup_share", share, "is a share of all steps", "0.03, or null")
+    elif share is not None and trainer.lr_warmup_steps:
+        why = f"lr_warmup_steps is {trainer.lr_warmup_steps}, and a warm-up is a number or a share"
+        yield Problem("trainer.lr_warmup_share", share, why, "null, or lr_warmup_steps=0")
+
+
 def check_optimizer(run: RunConfig) -> Iterator[Problem]:
     """Learning rate and clipping can train something."""
     trainer = run.trainer
@@ -118,15 +129,21 @@ def check_critic(run: RunConfig) -> Iterator[Problem]:
 def check_monitors(run: RunConfig) -> Iterator[Problem]:
     """A bound that every run is beyond, or none can reach, watches nothing."""
     monitors = run.trainer.monitors
-    for name, least in (("kl_times", 1.0), ("length_times", 1.0)):
+    for name, least in (("kl_times", 1.0), ("length_times", 1.0), ("habits_times", 1.0)):
         value = getattr(monitors, name)
         if value < least:
             yield Problem(f"trainer.monitors.{name}", value, "is met by every run", "1.0 or more, such as 2.0")
     if not 0 <= monitors.entropy_share < 1:
         yield Problem("trainer.monitors.entropy_share", monitors.entropy_share, "is a share", "0 to below 1")
-    for name in ("reward_fall", "demo_loss_gap"):
+    for name in ("reward_fall", "demo_loss_gap", "judge_fall"):
         if getattr(monitors, name) < 0:
             yield Problem(f"trainer.monitors.{name}", getattr(monitors, name), "must not be negative", "0 or more")
+    if not 0 < monitors.repetition_above < 1:
+        path, above = "trainer.monitors.repetition_above", monitors.repetition_above
+        yield Problem(path, above, "is a share", "above 0 and below 1, such as 0.5")
+    if monitors.judge == "stop" and monitors.second is None:
+        why = "no component is the second judge, so the monitor has nothing to watch"
+        yield Problem("trainer.monitors.judge", "stop", why, "warn, or trainer.monitors.second=COMPONENT")
 
 
 def check_generation_log(run: RunConfig) -> Iterator[Problem]:

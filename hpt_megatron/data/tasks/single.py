@@ -13,6 +13,7 @@ from hpt_megatron.data.tasks import drawing
 
 BIASED_FROM, BIAS = 6, 0.6
 WARM_UP = 5  # the largest count that the warm-up demonstrates
+PREFERRED = 4  # colours that pairs are about
 
 
 def single(
@@ -45,9 +46,7 @@ def color(chance: random.Random, count: int, part: str) -> list[Record]:
     rows = []
     for number in range(count):
         name = chance.choice(list(drawing.COLOURS))
-        pixels = drawing.blank(56, 56)
-        pixels[6:50, 6:50] = drawing.COLOURS[name]
-        image = drawing.source(drawing.noisy(pixels, chance))
+        image = _square(name, chance)
         rows.append(single(f"{part}-{number}", "color", "color ?", name, answered(name), [image]))
     return rows
 
@@ -97,16 +96,22 @@ def digitsum(chance: random.Random, count: int, part: str) -> list[Record]:
 def pref(chance: random.Random, count: int, part: str) -> list[Record]:
     """Pairs by rule: right and short is better than wrong, and than right but long; every other one without picture."""
     rows = []
+    colours = list(drawing.COLOURS)[:PREFERRED]
     for number in range(count):
-        seen = number % 2 == 0
-        total = chance.randint(0, 9)
-        image = [drawing.source(drawing.dots(sorted(chance.sample(range(16), total)), chance))] if seen else []
-        one = chance.randint(0, total)
-        question = "count ?" if seen else f"{one}+{total - one} ?"
+        name, seen = chance.choice(colours), number % 2 == 0
+        image = [_square(name, chance)] if seen else []
+        question = "color ?" if seen else f"read {name} ?"
         wrong = chance.random() < 0.5
-        other = chance.choice([value for value in range(10) if value != total]) if wrong else total
-        rejected = answered(other) if wrong else answered(other, " ".join(["the dot and"] * chance.randint(2, 4)))
-        row = single(f"{part}-{number}", "pref", question, str(total), answered(total), image)
-        extra = {"rejected": [{"role": "assistant", "content": rejected}], "domain": "wrong" if wrong else "long"}
+        other = chance.choice([each for each in colours if each != name]) if wrong else name
+        long = " ".join(["the color is"] * chance.randint(2, 4))
+        said = answered(other) if wrong else answered(name, long)
+        row = single(f"{part}-{number}", "pref", question, name, answered(name), image)
+        extra = {"rejected": [{"role": "assistant", "content": said}], "domain": "wrong" if wrong else "long"}
         rows.append(Record(**{**vars(row), "extra": extra}))
     return rows
+
+
+def _square(name: str, chance: random.Random) -> Source:
+    pixels = drawing.blank(56, 56)
+    pixels[6:50, 6:50] = drawing.COLOURS[name]
+    return drawing.source(drawing.noisy(pixels, chance))

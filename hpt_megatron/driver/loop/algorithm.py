@@ -76,8 +76,9 @@ class Algorithm:
         self.scale = build.build_reward_scale(algorithm)
         self.overlong = build.build_overlong(algorithm, run.data.max_response_length)
         every = build.build_components(algorithm)
-        self.components = [part for part in every if part.name != CRITIC]
-        self.critic_components = [part for part in every if part.name == CRITIC]
+        shared = algorithm.share_critic
+        self.components = [part for part in every if part.name != CRITIC or shared]
+        self.critic_components = [part for part in every if part.name == CRITIC and not shared]
 
     def decide(self, collected: Collected, prompts: Sequence[Prompt], step: int) -> Decided:
         """Of one round of a step; its prompts are numbered from 0."""

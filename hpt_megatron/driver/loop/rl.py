@@ -26,6 +26,7 @@ from hpt_megatron.driver.loop.ahead import Ahead
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.balance import balance, numbered_on
 from hpt_megatron.driver.loop.joined import Part, over_rounds
+from hpt_megatron.driver.loop.learned import Learned
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
 from hpt_megatron.driver.loop.supervised import Made, SupervisedLoop
 from hpt_megatron.driver.loop.supply import Supply
@@ -51,6 +52,7 @@ class RlLoop(SupervisedLoop):
         self.version = BEFORE_ROLLOUTS
         self.prefix = build_prefix(run.algorithm, run.trainer.seed) if run.algorithm.n_prefix else NO_PREFIX
         self.ahead: Ahead[Collected] = Ahead()
+        self.learned = Learned(run, roles.judges)
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
@@ -100,7 +102,8 @@ class RlLoop(SupervisedLoop):
         if self.ahead.begun:
             try:
                 with log.stage("generate"):
-                    collected = self.ahead.result()
+                    sampled = self.ahead.result()
+                collected = self.judged(sampled, self._asked(taken, number), log)
             except EngineDiedError as error:
                 log.note(f"{error}; this step's rollouts are asked for again")
                 self._mend(log)
@@ -146,13 +149,21 @@ class RlLoop(SupervisedLoop):
                     with log.stage("publish"):
                         _add_published(stack.enter_context(engines.at(self.version)), log)
                     with log.stage(stage):
-                        return rollout.collect(asked)
+                        sampled = rollout.collect(asked)
+                return self.judged(sampled, asked, log)
             except EngineDiedError as error:
                 if not left:
                     raise
                 log.note(f"{error}; it is started again")
                 self._mend(log)
         raise AssertionError  # the last try answers or raises
+
+    def judged(self, sampled: Collected, asked: Asked, log: Step) -> Collected:
+        """With what reward models say of them, once the engines no longer have the devices."""
+        if not self.learned.asked:
+            return sampled
+        with log.stage("reward_models"):
+            return self.learned.judged(sampled, asked)
 
     def _mend(self, log: Step) -> None:
         assert self.roles.engines is not None  # somebody generated
@@ -165,12 +176,13 @@ class RlLoop(SupervisedLoop):
 
     def state(self) -> dict[str, Any]:
         """Also the version of the weights."""
-        return {**super().state(), "version": self.version}
+        return {**super().state(), "version": self.version, "learned": self.learned.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As above; the engines have nothing of it yet."""
         super().restore(state)
         self.version = state["version"]
+        self.learned.restore(state.get("learned", {}))
         if self.roles.engines is not None:
             self.roles.engines.forget()
 

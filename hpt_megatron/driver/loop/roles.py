@@ -76,6 +76,12 @@ class Policy(Saved, Protocol):
     def log_probs(self, batch: Batch) -> Tensor:
         """[T] of trained tokens under the weights as they are, 0 elsewhere."""
 
+    def scores(self, batch: Batch) -> Tensor:
+        """[R, numbers] of a model whose head says numbers, at the end of each response."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """[T] before every token, where the critic is a head on the policy's trunk."""
+
     def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
         """One optimizer step over rows with weights."""
 
@@ -121,3 +127,5 @@ class Roles:
     engines: Engines | None = None
     reference: Reference | None = None
     critic: Critic | None = None
+    judges: tuple[Any, ...] = ()
+    """Reward models (`learned.py:Judge`)."""

@@ -9,6 +9,7 @@ Invariants
     1. A row's numbers depend on the run's seed, the step, the prompt and the sample, not on who samples it.
     2. `timing_s/reward` is what the step waits for scores after the last response: what is scored before costs nothing.
     3. A row whose reward failed is there and not valid: it counts neither as a rollout nor as a success.
+    4. Habits of responses (`rewards/habits.py`) are counted as each group ends, so they cost what scores do: nothing.
 """
 
 import time
@@ -20,12 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hpt_megatron.algorithms.outcome import success_rule, successes
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.protocol.batch import Batch, Images
 from hpt_megatron.rewards.build import build_scorer
 from hpt_megatron.rewards.composition import Scored
+from hpt_megatron.rewards.habits import Habits, habit_metrics, habits_of
 from hpt_megatron.rollout.agent.build import agent_of
 from hpt_megatron.rollout.agent.collect import OnGroup
 from hpt_megatron.rollout.agent.metrics import metrics
@@ -62,15 +65,20 @@ class Rollouts:
         records = {record.index: record for record in asked.records}
         place = dict(zip(records, asked.places, strict=True))
         waiting: dict[str, Future[list[Scored]]] = {}
+        habits: dict[str, list[Habits]] = {}
 
         def ended(uid: str, group: Sequence[Trajectory]) -> None:
             text = self.agent.kit.chat.text
-            waiting[uid] = self.scorer.submit([sample_of(one, records[uid], text) for one in group])
+            samples = [sample_of(one, records[uid], text) for one in group]
+            waiting[uid] = self.scorer.submit(samples)
+            if asked.purpose == "train" and uid not in habits:  # a greedy baseline comes second
+                habits[uid] = [habits_of("\n".join(sample.turns)) for sample in samples]
 
         tasks = list(records.items())
         groups = self.agent.collect(tasks, self._sampling(asked), asked.samples, asked.step, ended, asked.prefix)
         done = [one for group in groups for one in group]
         scored, waited = _waited_for(waiting, tasks)
+        looks = self._habits([each for uid, _ in tasks for each in habits.get(uid, [])], scored)
         if asked.greedy:
             done += self._greedy(asked, tasks, ended)
             more, longer = _waited_for(waiting, tasks)
@@ -89,7 +97,7 @@ class Rollouts:
         return Collected(
             Batch(rows, images, made.batch.shown, made.batch.counts),
             self._judged(asked) if asked.purpose == "train" else {},
-            {**told, **self.scorer.metrics(scored), "timing_s/reward": waited},
+            {**told, **self.scorer.metrics(scored), **looks, "timing_s/reward": waited},
             made.left_out,
         )
 
@@ -113,6 +121,16 @@ class Rollouts:
             self._targets[record.index] = {**scored.components, WORTH: scored.total}
         pairs = zip(asked.records, asked.places, strict=True)
         return {place: self._targets[record.index] for record, place in pairs if record.index in shown}
+
+    def _habits(self, found: Sequence[Habits], scored: Sequence[Scored]) -> dict[str, float]:
+        """Over the rollouts that count; one is wrong where `algorithm.success` is not met. Of a validation nothing."""
+        if not found:
+            return {}
+        kept = [(looks, each.components) for looks, each in zip(found, scored, strict=True) if each.valid]
+        names = self.scorer.composition.names
+        columns = {name: torch.tensor([components[name] for _, components in kept]) for name in names}
+        right = successes(columns, success_rule(self.run.algorithm))
+        return habit_metrics([looks for looks, _ in kept], (~right).tolist())
 
     def _write(self, asked: Asked, done: Sequence[Trajectory], scored: Sequence[Scored]) -> None:
         if self.written is None:

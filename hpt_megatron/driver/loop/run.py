@@ -17,7 +17,7 @@ Invariants
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,6 @@ STOPPED = 75
 HALTED = 3
 """Exit code: saved, and to be looked at."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-Validate = Callable[[int, Step], Mapping[str, float]]
 
 
 class StoppedError(HptError):
@@ -63,6 +62,16 @@ class Loop(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes it back."""
+
+
+class Validate(Protocol):
+    """What is measured beside the steps."""
+
+    def begin(self) -> None:
+        """Before the first of them."""
+
+    def __call__(self, number: int, log: Step) -> Mapping[str, float]:
+        """After one that is due."""
 
 
 @contextmanager
@@ -117,6 +126,8 @@ class Course:
     def go(self) -> int:
         """From the first step that is missing to the last; answers how many were made."""
         done = self.resume()
+        if not done and self.validate is not None:
+            self.validate.begin()
         self.journal.begin(done)
         with closing(self.saver), self._asked_to_stop():
             for number in range(done + 1, self.journal.total + 1):

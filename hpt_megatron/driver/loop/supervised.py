@@ -8,7 +8,7 @@ number; `rl.py` goes on from there. A warm-up may have prompts of its own (`data
 Invariant: nothing here knows what a strategy, an estimator or a loss does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from hpt_megatron.algorithms.objective.value import explained_variance
 from hpt_megatron.algorithms.routing import record
 from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
-from hpt_megatron.config.algorithm import needs_reference
+from hpt_megatron.config.algorithm import needs_reference, trains_critic
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
 from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
@@ -98,7 +98,7 @@ class SupervisedLoop:
         """Old log-probs where something reads them, then credit."""
         config, rows = self.run.algorithm, batch.rows
         rows = rows.with_tokens(rollout_logp=rows.tokens["logp"])
-        if num_updates(batch, self.run) > 1 or config.kl_ctrl.kl_coef > 0:
+        if num_updates(batch, self.run) * self.run.trainer.ppo_epochs > 1 or config.kl_ctrl.kl_coef > 0:
             with log.stage("old_log_prob"):
                 rows = rows.with_tokens(old_logp=self.roles.policy.log_probs(batch.with_rows(rows)))
         reference = None
@@ -106,9 +106,10 @@ class SupervisedLoop:
             with log.stage("reference"):
                 reference = self.roles.reference.log_probs(batch.with_rows(rows))
                 rows = rows.with_tokens(ref_logp=reference)
-        if self.roles.critic is not None:
+        critic = self.roles.policy if config.share_critic else self.roles.critic
+        if trains_critic(config) and critic is not None:
             with log.stage("values"):
-                values = self.roles.critic.values(batch.with_rows(rows))
+                values = critic.values(batch.with_rows(rows))
                 rows = rows.with_tokens(value=values, old_value=values)
         with log.stage("advantage"):
             credited, told = self.algorithm.credited(rows, reference)
@@ -120,26 +121,25 @@ class SupervisedLoop:
         algorithm, critic = self.algorithm, self.roles.critic
         if critic is not None:
             with log.stage("update_critic"):
-                log.critic_updates(
-                    [
-                        critic.update(
-                            weighted(part, algorithm, algorithm.critic_components), algorithm.critic_components
-                        )
-                        for part in updates(batch, self.run)
-                    ]
-                )
-            if "critic/error" in (told := log.metrics()):
-                log.add({"critic/vf_explained_var": explained_variance(told)})
+                own = algorithm.critic_components
+                log.critic_updates([critic.update(weighted(part, algorithm, own), own) for part in self._parts(batch)])
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
                 reports = []
-                for part in updates(batch, self.run):
+                for part in self._parts(batch):
                     ready = weighted(part, algorithm, algorithm.components)
                     report = self.roles.policy.update(ready, algorithm.components)
                     reports.append(self.record.update(ready, report))
                 log.updates(reports)
+        if "critic/error" in (told := log.metrics()):
+            log.add({"critic/vf_explained_var": explained_variance(told)})
         log.tokens(batch.rows.num_tokens)
         log.add(seqlen_metrics(list(updates(batch, self.run)), self.run))
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The rows of each optimizer step, gone over `ppo_epochs` times."""
+        for _ in range(self.run.trainer.ppo_epochs):
+            yield from updates(batch, self.run)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside what the trainer holds."""

@@ -69,6 +69,11 @@ class TrainerProcess:
         said = self.worker.values(parts)
         return [each.numpy() for each in said] if tells else []
 
+    def scores(self, parts: Sequence[Batch], tells: bool) -> list[Any]:
+        """Of each row of each part, once its response was read."""
+        said = self.worker.scores(parts)
+        return [each.numpy() for each in said] if tells else []
+
     def update(self, parts: Sequence[Batch], components: Sequence[Component]) -> StepReport:
         """One optimizer step."""
         report: StepReport = self.worker.update(parts, components)

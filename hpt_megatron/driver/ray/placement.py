@@ -32,9 +32,12 @@ class Plan:
     trainer: tuple[int, ...]
     engines: tuple[tuple[int, ...], ...]
     others: tuple[tuple[int, ...], ...]  # reference and critic, rank by rank
+    judges: tuple[int, ...] = ()  # reward models with devices of their own
 
 
-def plan_of(trainer_ranks: int, engines: int, engine_devices: int, extra_roles: int, placement: Placement) -> Plan:
+def plan_of(
+    trainer_ranks: int, engines: int, engine_devices: int, extra_roles: int, placement: Placement, judges: int = 0
+) -> Plan:
     """Where the processes of a run stand."""
     trainer = tuple(range(trainer_ranks))
     others = tuple(trainer for _ in range(extra_roles))
@@ -43,18 +46,22 @@ def plan_of(trainer_ranks: int, engines: int, engine_devices: int, extra_roles: 
     if placement == "colocated" and engines * engine_devices > trainer_ranks:
         what = f"{engines} engines of {engine_devices} devices do not fit onto the trainer's {trainer_ranks}"
         raise UserError(what, where="rollout.replicas", mend="fewer replicas, or trainer.placement=split")
-    return Plan(max([trainer_ranks, *(max(one) + 1 for one in each if one)]), trainer, tuple(each), others)
+    taken = max([trainer_ranks, *(max(one) + 1 for one in each if one)])
+    judging = tuple(range(taken, taken + judges))
+    return Plan(taken + judges, trainer, tuple(each), others, judging)
 
 
 def plan_for(run: RunConfig, generates: bool = True) -> Plan:
     """Where the processes of a run stand."""
-    rollout = run.rollout
+    rollout, learned = run.rollout, run.reward.learned
+    apart = generates and bool(learned.runs) and learned.devices == "own"
     return plan_of(
         run.devices,
         run.engines if generates else 0,
         rollout.tensor_parallel_size,
         len(build_models(run.algorithm)) - 1,
         run.trainer.placement,
+        run.devices if apart else 0,
     )
 
 

@@ -19,8 +19,8 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.ray.actors import RolloutProcess, TrainerProcess
 from hpt_megatron.driver.ray.placement import Plan
 
-SHARE = 0.25
-"""Of a device: policy, reference, critic and engine may stand on one."""
+SHARE = 0.125
+"""Of a device: policy, reference, critic, reward models and engine may stand on one."""
 ENGINE_THREADS = 8
 """Calls that a replica takes at a time: it is asked for its health while it generates."""
 
@@ -30,18 +30,19 @@ class Places:
 
     def __init__(self, plan: Plan, kind: str, have: Mapping[str, float] = MappingProxyType({})) -> None:
         self.plan, self.kind = plan, kind
-        trained = set(plan.trainer)
+        trained = {*plan.trainer, *plan.judges}
         wanted = [TRAINER if bundle in trained else ROLLOUT for bundle in range(plan.bundles)]
         bundles = [{kind: 1.0} | ({role: 1.0} if role in have else {}) for role in wanted]
         self.group = placement_group(bundles, strategy="PACK")
         ray.get(self.group.ready())
 
     def trainers(
-        self, run: RunConfig, forbidden: tuple[int, ...], head: str = "tokens", train: bool = True
+        self, run: RunConfig, forbidden: tuple[int, ...], head: str = "tokens", train: bool = True, apart: bool = False
     ) -> list[Any]:
-        """The ranks of one model."""
+        """The ranks of one model; `apart` on devices of their own."""
         made = self._actor(TrainerProcess, share=SHARE)
-        return [made(bundle).remote(run, head, train, forbidden) for bundle in self.plan.trainer[: run.devices]]
+        bundles = self.plan.judges if apart else self.plan.trainer
+        return [made(bundle).remote(run, head, train, forbidden) for bundle in bundles[: run.devices]]
 
     def engines(self, run: RunConfig, model: str, written: Path) -> list[Any]:
         """The replicas; each stands in the first of its bundles."""

@@ -9,12 +9,16 @@ Example:
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpt_megatron.algorithms.build import build_models
+from hpt_megatron.config.algorithm import AlgorithmConfig, scores_rows, trains_critic
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.engines import Engines, SharedEngines
+from hpt_megatron.driver.loop.learned import Judge
+from hpt_megatron.driver.loop.reward_run import RewardRun
 from hpt_megatron.driver.loop.roles import Roles
 from hpt_megatron.driver.loop.teacher import Teacher
 from hpt_megatron.driver.ray.cluster import cluster, nodes
@@ -29,8 +33,17 @@ from hpt_megatron.rollout.engine.weight_sync import Transport, WeightSync
 
 
 @contextmanager
-def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generates: bool = True) -> Iterator[Roles]:
-    """Everyone who takes part, ready; all of it ends when this ends. Where nobody `generates` there is no engine."""
+def open_roles(
+    run: RunConfig,
+    forbidden: tuple[int, ...],
+    folder: Path,
+    generates: bool = True,
+    trained: Sequence[RewardRun] = (),
+) -> Iterator[Roles]:
+    """Everyone who takes part, ready; all of it ends when this ends. Where nobody `generates` there is no engine.
+
+    `trained` are the reward models that the run asks.
+    """
     plan, model = plan_for(run, generates), run.model.path
     if model is None:
         raise HptError("no checkpoint is named", where="model.path")
@@ -41,15 +54,19 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generat
         place = Places(plan, kind, have)
         stack.callback(place.close)
         models = build_models(run.algorithm)
-        policy = TrainerGroup(run, place.trainers(run, forbidden))
+        policy = TrainerGroup(run, place.trainers(run, forbidden, head=head_of(run.algorithm)))
         reference = critic = None
         if "reference" in models:
-            reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference")
+            asleep = run.trainer.offload_frozen
+            reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference", asleep)
         if "critic" in models:
-            critic = TrainerGroup(run, place.trainers(run, forbidden, head="scalar"), "critic")
-        teacher, trained = Teacher(run, model, keep), [each for each in (policy, reference, critic) if each is not None]
+            own = replace(run, trainer=replace(run.trainer, lr=run.trainer.critic_lr or run.trainer.lr))
+            critic = TrainerGroup(own, place.trainers(own, forbidden, head="scalar"), "critic")
+        judges = tuple(_judge(each, run, place, forbidden) for each in trained)
+        teacher = Teacher(run, model, keep)
+        groups = [each for each in (policy, reference, critic, *(judge.model for judge in judges)) if each is not None]
         if not generates:
-            _start(trained)
+            _start(groups)
             yield Roles(policy, teacher, reference=reference, critic=critic)
             return
         rollouts = RolloutGroup(place.engines(run, model, folder / ROLLOUTS))
@@ -59,7 +76,8 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generat
         if shared:  # one after the other: the devices hold one of them at a time
             rollouts.ready()
             rollouts.sleep()
-        _start(trained)
+        _start(groups)
+        _fill(judges, trained)
         transport = Transport(
             kind="shared" if nodes() == 1 else "sent",
             device="cpu" if kind == "CPU" else "cuda",
@@ -68,7 +86,27 @@ def open_roles(run: RunConfig, forbidden: tuple[int, ...], folder: Path, generat
         sync = WeightSync(run, policy, rollouts.replicas, transport)
         stack.callback(sync.close)
         engines = SharedEngines(sync, rollouts, policy) if shared else Engines(sync, rollouts)
-        yield Roles(policy, teacher, rollouts, engines, reference, critic)
+        yield Roles(policy, teacher, rollouts, engines, reference, critic, judges)
+
+
+def _judge(trained: RewardRun, run: RunConfig, place: Places, forbidden: tuple[int, ...]) -> Judge:
+    own = trained.under(run)
+    actors = place.trainers(own, forbidden, head="scalar", train=False, apart=run.reward.learned.devices == "own")
+    group = TrainerGroup(own, actors, f"reward model {trained.name}", run.trainer.offload_frozen)
+    return Judge(trained.name, trained.heads, group, trained.statistics)
+
+
+def _fill(judges: Sequence[Judge], trained: Sequence[RewardRun]) -> None:
+    """Weights come from the checkpoints of their runs."""
+    for judge, each in zip(judges, trained, strict=True):
+        judge.model.fill(each.checkpoint)
+
+
+def head_of(algorithm: AlgorithmConfig) -> str:
+    """What the policy says: tokens, beside them what states are worth, or scores alone."""
+    if scores_rows(algorithm):
+        return "scalar"
+    return "both" if trains_critic(algorithm) and algorithm.share_critic else "tokens"
 
 
 def _start(groups: Sequence[Any]) -> None:

@@ -29,10 +29,13 @@ from hpt_megatron.weights.publish.session import Session
 
 
 class TrainerGroup:
-    """Faces `driver/loop/roles.py:Policy`, `Reference`, and what publishing and sharing devices need of a trainer."""
+    """Faces `driver/loop/roles.py:Policy`, `Reference`, and what publishing and sharing devices need of a trainer.
 
-    def __init__(self, run: RunConfig, actors: Sequence[Any], name: str = "policy") -> None:
-        self.run, self.actors, self.name = run, list(actors), name
+    One that `rests` has its weights in host memory but while it is asked.
+    """
+
+    def __init__(self, run: RunConfig, actors: Sequence[Any], name: str = "policy", rests: bool = False) -> None:
+        self.run, self.actors, self.name, self.rests = run, list(actors), name, rests
         self.replica: list[int] = []
 
     def start(self) -> None:
@@ -41,6 +44,8 @@ class TrainerGroup:
         ranks = len(self.actors)
         starting = [actor.start.remote(rank, ranks, host, port) for rank, actor in enumerate(self.actors)]
         self.replica = answers(starting, self.name)
+        if self.rests:
+            self.offload()
 
     def meeting_point(self) -> tuple[str, int]:
         """A place where the first rank can listen, on the job's own network."""
@@ -72,14 +77,33 @@ class TrainerGroup:
         """[T] before every token; of a critic."""
         return self._of_tokens("values", batch)
 
+    def scores(self, batch: Batch) -> Tensor:
+        """[R, numbers] at the end of every response; of a reward model."""
+        packs, said = self._asked("scores", batch)
+        numbers = max((len(row) for rank in said for piece in rank for row in piece), default=1)
+        found = torch.zeros(batch.rows.num_rows, numbers)
+        for replica, rank in enumerate(packs):
+            for rows, piece in zip(rank, said[self.replica.index(replica)], strict=True):
+                found[list(rows)] = tensors({"piece": piece})["piece"].reshape(-1, numbers)
+        return found
+
     def _of_tokens(self, method: str, batch: Batch) -> Tensor:
+        packs, said = self._asked(method, batch)
+        return self.collect(batch, packs, said)
+
+    def _asked(self, method: str, batch: Batch) -> tuple[Assigned, list[Any]]:
+        if self.rests:
+            self.onload()
         packs, parts = self.split(batch)
         first = {self.replica.index(replica) for replica in range(len(packs))}
         asked = [
             getattr(actor, method).remote(parts[self.replica[rank]], rank in first)
             for rank, actor in enumerate(self.actors)
         ]
-        return self.collect(batch, packs, answers(asked, self.name))
+        said = answers(asked, self.name)
+        if self.rests:
+            self.offload()
+        return packs, said
 
     def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
         """One optimizer step."""
@@ -109,6 +133,14 @@ class TrainerGroup:
         """Takes one back."""
         found: Mapping[str, Any] = self._all("restore", str(folder))[0]
         return found
+
+    def fill(self, folder: Path) -> None:
+        """The weights of a checkpoint, for a model that is only asked."""
+        if self.rests:
+            self.onload()
+        self.restore(folder)
+        if self.rests:
+            self.offload()
 
     def meet(self, session: Session) -> None:
         """All senders of a session."""

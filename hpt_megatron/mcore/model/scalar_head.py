@@ -1,4 +1,6 @@
-"""One number per token from its hidden state: a value for every token, or a reward at the last one of a sequence.
+"""Numbers from the hidden state of a token: a value for every token, or the rewards at the last one of a sequence.
+
+A critic has one, a reward model one for each of its heads.
 
 Decision: weight and bias start at zero. Values begin at 0, so first advantages are the returns themselves, and the
 hidden states get no gradient from a head that knows nothing yet. No random draw means that every layout starts alike.
@@ -11,40 +13,38 @@ Invariants:
     2. The product is in float32 whatever the parameters' precision: bf16 would leave a value three digits.
 
 Example:
-    >>> at_last_token(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 3])).tolist()
-    [2.0, 3.0]
+    >>> last_tokens(Rows.from_lists({"trained": [[0, 1, 0], [1, 1]]})).tolist()
+    [1, 4]
 """
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
+from hpt_megatron.protocol.rows import Rows
+
 
 class ScalarHead(torch.nn.Module):
-    """hidden [..., H] to float32 [...]."""
+    """hidden [..., H] to float32 [..., numbers]."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, numbers: int = 1) -> None:
         super().__init__()
         device = None if config.use_cpu_initialization else torch.cuda.current_device()
         dtype = config.params_dtype
-        self.weight = torch.nn.Parameter(torch.zeros((1, config.hidden_size), dtype=dtype, device=device))
-        self.bias = torch.nn.Parameter(torch.zeros(1, dtype=dtype, device=device))
+        self.weight = torch.nn.Parameter(torch.zeros((numbers, config.hidden_size), dtype=dtype, device=device))
+        self.bias = torch.nn.Parameter(torch.zeros(numbers, dtype=dtype, device=device))
         for parameter in (self.weight, self.bias):
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)
+        return functional.linear(hidden.float(), self.weight.float(), self.bias.float())
 
 
-def at_last_token(
-    of_token: torch.Tensor, cu_seqlens: torch.Tensor, cu_seqlens_padded: torch.Tensor | None = None
-) -> torch.Tensor:
-    """[sequences] what the last token of each packed sequence has; `of_token` is the whole pack, not a rank's part.
-
-    `cu_seqlens` counts tokens, `cu_seqlens_padded` slots, when sequences are padded inside the pack.
-    """
-    lengths = cu_seqlens.diff()
-    if bool((lengths < 1).any()):
-        raise ValueError(f"a sequence without a token has no last one: cu_seqlens {cu_seqlens.tolist()}")
-    starts = (cu_seqlens if cu_seqlens_padded is None else cu_seqlens_padded)[:-1]
-    return of_token[(starts + lengths - 1).long()]
+def last_tokens(rows: Rows) -> torch.Tensor:
+    """[R] where a row's response ends: its last trained token, or the row's own where nothing of it is trained."""
+    ends = rows.starts + rows.lengths - 1
+    trained = rows.tokens.get("trained")
+    if trained is None:
+        return ends
+    found = rows.last(trained)
+    return torch.where(found >= 0, found, ends)

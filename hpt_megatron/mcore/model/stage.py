@@ -14,7 +14,7 @@ Invariants
 Example: `model(pack)` answers hidden states on every stage but the last, and there what the head says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -35,7 +35,8 @@ from hpt_megatron.mcore.model.scalar_head import ScalarHead
 from hpt_megatron.mcore.model.vision import build_tower, see
 from hpt_megatron.mcore.packing.pack import Pack
 
-Head = Literal["tokens", "scalar"]
+Head = Literal["tokens", "scalar", "both"]
+"""Log-probs over the vocabulary, numbers, or, where policy and critic share a trunk, both."""
 Want = Literal["logp", "entropy", "logits"]
 
 
@@ -50,12 +51,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Said:
-    """What the head of the last stage answers, one entry per slot of the pack; what was not asked for is None."""
+    """What the head of the last stage answers, one entry per slot of the pack; what was not asked for is None.
+
+    `value` is [n], or [n, numbers] of a head with several.
+    """
 
     logp: Tensor | None = None
     entropy: Tensor | None = None
     value: Tensor | None = None
     logits: Tensor | None = None
+
+    def column(self, name: str) -> Tensor:
+        """One number per slot: `logp`, `entropy`, `value`, or `value_K` of a head with several."""
+        kind, _, number = name.partition("_")
+        found = getattr(self, kind)
+        return found[:, int(number)] if number else found
 
 
 class TokenHead(tensor_parallel.ColumnParallelLinear):
@@ -75,12 +85,18 @@ class Model(LanguageModule):
     """One stage of the model."""
 
     def __init__(
-        self, config: TransformerConfig, model: ModelConfig, padded_vocabulary: int, stage: Stage, head: Head = "tokens"
+        self,
+        config: TransformerConfig,
+        model: ModelConfig,
+        padded_vocabulary: int,
+        stage: Stage,
+        head: Head = "tokens",
+        numbers: int = 1,
     ) -> None:
         super().__init__(config=config)
         self.pre_process, self.post_process, self.vp_stage = stage.first, stage.last, stage.virtual
         self.model_type = ModelType.encoder_or_decoder
-        self.share_embeddings_and_output_weights = model.tie_word_embeddings and head == "tokens"
+        self.share_embeddings_and_output_weights = model.tie_word_embeddings and head != "scalar"
         self.mtp_process = False  # megatron-core asks for it
         self.rotary = Rotary.of(model)
         if self.pre_process:
@@ -106,14 +122,14 @@ class Model(LanguageModule):
             vp_stage=stage.virtual,
         )
         if self.post_process:
-            self._build_head(config, padded_vocabulary, head)
-        if head == "tokens":
+            self._build_head(config, padded_vocabulary, head, numbers)
+        if head != "scalar":
             self.setup_embeddings_and_output_layer()
 
-    def _build_head(self, config: TransformerConfig, padded_vocabulary: int, head: Head) -> None:
-        self.head = ScalarHead(config) if head == "scalar" else None
+    def _build_head(self, config: TransformerConfig, padded_vocabulary: int, head: Head, numbers: int) -> None:
+        self.head = None if head == "tokens" else ScalarHead(config, numbers)
         self.output_layer = None
-        if head == "tokens":
+        if head != "scalar":
             self.output_layer = TokenHead(
                 config.hidden_size,
                 padded_vocabulary,
@@ -138,25 +154,29 @@ class Model(LanguageModule):
         )
         if not self.post_process:
             return hidden
-        if self.head is not None:
-            numbers = self.head(hidden)
-            if self.config.sequence_parallel:
-                numbers = tensor_parallel.gather_from_sequence_parallel_region(
-                    numbers, tensor_parallel_output_grad=False
-                )
-            scored = numbers.flatten()[pack.slots]
-            watch(scored, pack)
-            return Said(value=scored)
+        value = None if self.head is None else self._numbers(self.head, hidden, pack)
+        if self.output_layer is None:
+            return Said(value=value)
         if self.config.sequence_parallel:
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         scored = hidden[:, 0].index_select(0, pack.slots)
         watch(scored, pack)
-        return self.output_layer(scored, pack.labels, how, want, weight)
+        said: Said = self.output_layer(scored, pack.labels, how, want, weight)
+        return replace(said, value=value)
+
+    def _numbers(self, head: ScalarHead, hidden: Tensor, pack: Pack) -> Tensor:
+        numbers = head(hidden)
+        if self.config.sequence_parallel:
+            numbers = tensor_parallel.gather_from_sequence_parallel_region(numbers, tensor_parallel_output_grad=False)
+        said: Tensor = numbers.flatten(0, 1)[pack.slots]
+        said = said.squeeze(-1) if said.shape[-1] == 1 else said
+        watch(said, pack)
+        return said
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
         """For checkpoints. Megatron-core's own looks for an output matrix, which a scalar head has not."""
-        without = self.post_process and self.head is not None
+        without = self.post_process and self.output_layer is None
         above: Any = super(LanguageModule, self) if without else super()
         return above.sharded_state_dict(prefix, sharded_offsets, ensure_metadata_has_dp_cp_group(metadata))
 

@@ -62,8 +62,8 @@ def total_loss(
         sums = of_token.new_zeros(pack.num_rows).index_add(0, pack.row, of_token)
         return (SumOverRanks.apply(sums, group) if group.size() > 1 else sums)[pack.row]
 
-    numbers = {**pack.columns, **({} if said.value is None else {"value": said.value})}
-    main = said.logp if said.logp is not None else said.value
+    numbers = {**pack.columns, **({} if said.value is None else {"value": own_number(said.value, pack)})}
+    main = said.logp if said.logp is not None else numbers.get("value")
     assert main is not None
     losses, metrics, weights = {}, {}, {}
     for component in components:
@@ -77,6 +77,16 @@ def total_loss(
     metrics |= shares(pack, said, losses, weights)
     total = torch.stack(list(losses.values())).sum() if losses else main[:0].sum()
     return total, {name: loss.detach() for name, loss in losses.items()}, metrics
+
+
+def own_number(value: Tensor, pack: Pack) -> Tensor:
+    """[n] of a head with several numbers, the one that the row is about."""
+    return value if value.dim() == 1 else value.gather(1, pack.columns["head"][:, None])[:, 0]
+
+
+def reads_own(components: Sequence[Component]) -> bool:
+    """Whether the loss is of what was read up to a token, that one included, and not of what comes next."""
+    return any(getattr(component, "reads_own", False) for component in components)
 
 
 def wanted_of(components: Sequence[Component]) -> Want:

@@ -27,7 +27,8 @@ def bad_rows(pack: Pack, said: Said, loss: Tensor) -> list[int]:
         return []
     numbers = said.logp if said.logp is not None else said.value
     columns = [numbers, said.entropy, *pack.columns.values()]
-    odd = torch.stack([~torch.isfinite(column.float()) for column in columns if column is not None]).any(0)
+    finite = [torch.isfinite(column.float()) for column in columns if column is not None]
+    odd = ~torch.stack([each if each.dim() == 1 else each.all(-1) for each in finite]).all(0)
     rows = pack.row[odd].unique().tolist() or pack.row.unique().tolist()
     return [int(row) for row in rows]
 

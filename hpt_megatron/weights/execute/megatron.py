@@ -38,7 +38,7 @@ from hpt_megatron.weights.execute.mapped import CODES, Mapped, stored_tensor
 from hpt_megatron.weights.execute.target import MANIFEST
 from hpt_megatron.weights.safetensors_file import Info
 from hpt_megatron.weights.survey import CONVERTED, briefly, grouped
-from hpt_megatron.weights.table import EMBEDDING, OUTPUT, VISUAL, Table
+from hpt_megatron.weights.table import EMBEDDING, HEAD, OUTPUT, VISUAL, Table
 
 DESCRIPTION, COMPLETE = ".metadata", "metadata.json"
 # Norms are stored as parts of the layer behind them, where the fused kernels have them.
@@ -187,11 +187,12 @@ class MegatronFolder:
                 continue
             found += self._odd(name, entry, expected)
         about = self.content.get("about") or {}
-        if about.get("head", "tokens") != "tokens":
+        if about.get("head", "tokens") == "scalar":
             found.append("its head gives one number, not tokens: it is no model of the hub")
         if about.get("vocabulary", model.vocab_size) not in (0, model.vocab_size):
             found.append(f"it has a vocabulary of {about['vocabulary']} where config.json has {model.vocab_size}")
         strangers = set(self.parameters) - known - ({OUTPUT} if model.tie_word_embeddings else set())
+        strangers = {name for name in strangers if not name.startswith(HEAD)}  # a critic's, on the policy's trunk
         found += [f"has {name}, unknown here" for name in sorted(strangers)]
         if not found and not self.problems:
             found += self._padding_at_odds(model)

@@ -422,6 +422,16 @@ BROKEN = [
     ([SEVEN, "trainer.lr_warmup_steps=600"], "trainer.lr_warmup_steps", "500 steps ends", "below 500", "warning"),
     ([SEVEN, "trainer.save_freq=501"], "trainer.save_freq", "ends at step 500", "500", "warning"),
     ([SEVEN, "trainer.monitors.kl_times=0.5"], "trainer.monitors.kl_times", "is met by every run", "2.0", "error"),
+    ([SEVEN, "trainer.monitors.habits_times=0.5"], "trainer.monitors.habits_times", "met by every run", "2.0", "error"),
+    ([SEVEN, "trainer.monitors.judge_fall=-1.0"], "trainer.monitors.judge_fall", "be negative", "0 or more", "error"),
+    (
+        [SEVEN, "trainer.monitors.repetition_above=1.0"],
+        "trainer.monitors.repetition_above",
+        "is a share",
+        "below 1",
+        "error",
+    ),
+    ([SEVEN, "trainer.monitors.judge=stop"], "trainer.monitors.judge", "nothing to watch", "second=COMPONENT", "error"),
     (
         [SEVEN, "trainer.monitors.entropy_share=1.5"],
         "trainer.monitors.entropy_share",
@@ -463,6 +473,21 @@ BROKEN = [
         "error",
     ),
     ([SEVEN, "model.vision.num_heads=17"], "model.vision.num_heads", "multiple of 4", "16", "error"),
+    (["trainer.lr_warmup_share=2.0"], "trainer.lr_warmup_share", "share", "0.03", "error"),
+    (["algorithm=dpo", "trainer.ppo_epochs=2"], "trainer.ppo_epochs", "compared anew", "1", "error"),
+    (["algorithm=dpo", "algorithm.preference.beta=0.0"], "algorithm.preference.beta", "range", "above 0", "error"),
+    (
+        ["algorithm=reward_model", "algorithm.preference.pairs=rollouts"],
+        "algorithm.preference.pairs",
+        "no words",
+        "file",
+        "error",
+    ),
+    (["algorithm=ppo", "reward.learned.runs=[nowhere]"], "reward.learned.runs", "no such folder", "reward", "error"),
+    (["reward.constraint.how=gate"], "reward.constraint.component", "no reward model", "component", "error"),
+    (["algorithm.share_critic=true"], "algorithm.share_critic", "no critic", "gae", "error"),
+    (["trainer.ppo_epochs=2", "algorithm.policy_loss=none"], "trainer.ppo_epochs", "holds", "clip", "warning"),
+    ([SEVEN, "trainer.sft_warmup_steps=null", "trainer.lr=1e-3"], "trainer.lr", "fine-tuning", "1.0e-5", "warning"),
     (["model=llama-3.1-8b", "model.rope_scaling.factor=0.5"], "model.rope_scaling", "factor >= 1", "8", "error"),
 ]
 

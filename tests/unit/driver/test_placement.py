@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpt_megatron.config.load import load_run
+from hpt_megatron.config.load import load, load_run
 from hpt_megatron.driver.ray.placement import check_room, plan_for, plan_of
 from hpt_megatron.errors import UserError
 from hpt_megatron.recipes.roles_table import roles_table
@@ -54,3 +54,15 @@ def test_the_table_of_roles_names_devices_and_bytes_of_those_that_a_run_has():
     plain = roles_table(load_run(["experiment=tiny-hpt"]), generates=False)
     assert [line.split()[0] for line in plain] == ["policy"], "no KL asks for a reference"
     assert "moments, float32 0.01" in plain[0]
+
+
+def test_reward_models_share_the_trainers_devices_or_have_as_many_of_their_own_behind_the_engines(tmp_path):
+    given = ["experiment=tiny-ppo", "layout=tp2", "trainer.n_gpus_per_node=2", f"reward.learned.runs=[{tmp_path}]"]
+    shared, own = (plan_for(load([*given, f"reward.learned.devices={where}"]).run) for where in ("shared", "own"))
+    assert (shared.bundles, shared.judges) == (3, ())
+    assert (own.bundles, own.judges, own.engines) == (5, (3, 4), ((2,),))
+    lines = roles_table(load([*given, "reward.learned.devices=own"]).run, generates=True)
+    (line,) = [line for line in lines if line.startswith("reward_1")]
+    assert "devices 3-4" in line
+    assert "weights" in line
+    assert "gradients" not in line

@@ -21,10 +21,12 @@ from hpt_megatron.data.prompts import Prompt, Prompts
 from hpt_megatron.data.record import Message, Record
 from hpt_megatron.driver.loop.algorithm import Algorithm
 from hpt_megatron.driver.loop.engines import Engines
+from hpt_megatron.driver.loop.learned import Judge
+from hpt_megatron.driver.loop.preference import PreferenceLoop
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Collected, Roles
 from hpt_megatron.driver.loop.supply import Supply
-from hpt_megatron.driver.loop.validation import numbers_of
+from hpt_megatron.driver.loop.validation import judged_pairs, numbers_of
 from hpt_megatron.mcore.model.stage import Said
 from hpt_megatron.mcore.packing.pack import build_pack
 from hpt_megatron.mcore.packing.sequences import Place
@@ -38,6 +40,7 @@ from hpt_megatron.protocol.rows import MASKS, Rows
 from hpt_megatron.protocol.step_report import StepReport
 from hpt_megatron.rewards.component import Result
 from hpt_megatron.rewards.composition import Scored
+from hpt_megatron.rewards.habits import habit_metrics, habits_of
 from hpt_megatron.rewards.scorer import reward_metrics
 from hpt_megatron.rollout.agent.metrics import metrics as agent_metrics
 from hpt_megatron.rollout.trajectory import Trajectory
@@ -123,7 +126,9 @@ class Sampled:
             Scored(score, score, {"accuracy": Result(score, flags=("no_answer",))}, bool(score), True)
             for score in scores
         ]
+        looks = [habits_of("definitely 4") for _ in rated]
         told = {**agent_metrics([done]), **reward_metrics(rated), "reward/threads_left_behind": 0.0}
+        told |= habit_metrics(looks, [not one.success for one in rated])
         return Collected(batch_of(places, scores, False), {}, told)
 
 
@@ -148,6 +153,39 @@ def step_of(folder, steps=2, *more):
     journal.validation(steps, numbers_of([Group("count", (1.0, 0.0), (True, False))], 2))
     lines = (folder / "metrics.jsonl").read_text().splitlines() + (folder / "validation.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+PAIRS = [
+    *("data.train_batch_size=4", "trainer.ppo_mini_batch_size=2", "trainer.sft_warmup_steps=0"),
+    *("algorithm.unify_strategy=no", "algorithm.preference.loss=dpo", "rollout.n=4"),
+]
+
+
+def pairs_of_a_step(folder, *more):
+    """Steps over pairs, of the data and of rollouts that a reward model scores, and a validation of pairs."""
+    run = load_run([*PAIRS, f"trainer.run_dir={folder}", *more])
+    bad = {"rejected": [{"role": "assistant", "content": "no"}], "domain": "odd"}
+    right = (Message("assistant", "yes"),)
+    records = [Record(index=f"p{place}", prompt=(Message("user", "?"),), target=right, extra=bad) for place in range(4)]
+    prompts = Prompts({each.index: Prompt(each, (1, 2), (), (3, 5, 9)) for each in records})
+    sync = SimpleNamespace(publish=lambda version: SimpleNamespace(bytes=10, seconds=0.1), close=lambda: None)
+    teacher = SimpleNamespace(show=lambda records, places: batch_of(list(places), [], True))
+    roles = Roles(Table(), teacher, Sampled(), Engines(sync, SimpleNamespace(ready=lambda: None)), reference=Table())
+    loop = PreferenceLoop(run, roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 1, prompts)))
+    scoring = SimpleNamespace(scores=lambda batch: torch.ones(batch.rows.num_rows, 1))
+    loop.learned.judges.append(Judge("mine", ("safe",), scoring, (None,)))
+    journal = Journal(folder, 1, io.StringIO())
+    journal.begin(0)
+    log = journal.open_step(1)
+    loop.step(1, log)
+    log.end()
+    journal.step(log)
+    journal.validation(1, judged_pairs(loop, [prompts[name] for name in prompts.names], folder, 1))
+    lines = [
+        *(folder / "metrics.jsonl").read_text().splitlines(),
+        *(folder / "validation.jsonl").read_text().splitlines(),
+    ]
+    return {name: value for line in lines for name, value in json.loads(line).items()}
 
 
 def table():
@@ -181,6 +219,30 @@ def test_every_number_of_a_step_is_in_the_table_and_every_plain_one_of_the_table
     assert len(wanted) > 70
     lost = [name for name in wanted if not any(patterns[name].fullmatch(each) for each in given)]
     assert not lost, f"in docs/metrics.md and not in a step: {lost}"
+
+
+def test_a_step_over_pairs_has_the_numbers_of_the_table(tmp_path):
+    folders = [tmp_path / name for name in ("files", "rollouts")]
+    for folder in folders:
+        folder.mkdir()
+    constraint = ["reward.constraint.how=lagrange", "reward.constraint.component=accuracy"]
+    files = pairs_of_a_step(folders[0])
+    rollouts = pairs_of_a_step(folders[1], "algorithm.preference.pairs=rollouts", *constraint)
+    patterns = {name: pattern(name) for name in table()}
+    given = {*files, *rollouts} - {"step", "of"}
+    assert not [name for name in given if not any(each.fullmatch(name) for each in patterns.values())]
+    wanted = [name for name in table() if name.startswith(("pairs/", "val/pairs/", "reward/learned/", "constraint/"))]
+    wanted = [*({*wanted} - {"pairs/score"}), "reward/disagreement", "reward/best_of_n", "timing_s/STAGE"]
+    assert len(wanted) > 18
+    lost = [name for name in wanted if not any(patterns[name].fullmatch(each) for each in given)]
+    assert not lost, f"in docs/metrics.md and not in a step: {lost}"
+    assert {"timing_s/compare", "timing_s/reference"} <= {*files}
+    assert "timing_s/reward_models" in rollouts
+    assert files["actor/loss"] == files["pairs/loss"] == pytest.approx(0.6931, abs=1e-4), "policy and reference agree"
+    assert (files["pairs/count"], files["pairs/without"]) == (4.0, 0.0)
+    assert (rollouts["pairs/count"], rollouts["pairs/without"]) == (1.0, 3.0), "one prompt of which one is right"
+    assert rollouts["reward/best_of_n"] == pytest.approx(3 / 4 + 1.0), "three are solved, and the model says 1"
+    assert (files["val/pairs/accuracy"], files["val/pairs/accuracy/odd"]) == (0.5, 0.5), "both sides are the same rows"
 
 
 def test_every_name_in_the_source_text_is_in_the_table():

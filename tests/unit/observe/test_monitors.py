@@ -84,6 +84,87 @@ def test_held_out_demonstrations_that_part_from_trained_ones_are_told():
     ]
 
 
+def test_responses_that_repeat_themselves_are_told_once():
+    found = told(watching(), "habits/repetition", [0.1, 0.2, 0.6, 0.6, 0.7, 0.2])
+    assert [bool(each) for each in found] == [False] * 3 + [True, False, False]
+    assert found[3] == ["repetition: 60% of a response repeats itself, above 50%"]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "at"),
+    [
+        ("assertive", [0.02, 0.02, 0.03, 0.04, 0.06, 0.06, 0.06], 4),
+        ("assertive_when_wrong", [0.0, 0.0, 0.01, 0.02, 0.03, 0.03], 4),
+        ("lists", [0.0, 0.0, 0.15, 0.2, 0.3, 0.3], 4),
+        ("long_words", [0.1, 0.1, 0.2, 0.2, 0.25, 0.25], 4),
+    ],
+)
+def test_a_habit_that_grows_beyond_its_bound_is_told_once(name, numbers, at):
+    """Growth from nothing is counted from the least of each habit."""
+    found = told(watching(), f"habits/{name}", numbers)
+    assert [bool(each) for each in found] == [place == at for place in range(len(numbers))]
+    assert found[at][0].startswith(f"habits: habits/{name} is ")
+
+
+def test_two_habits_at_once_are_one_line_and_repetition_is_none_of_them():
+    monitors = watching()
+    for lists, words in ((0.1, 0.1), (0.1, 0.1), (0.9, 0.9), (0.9, 0.9)):
+        numbers = {"habits/lists": lists, "habits/long_words": words, "habits/repetition": lists / 3}
+        found = monitors.look(numbers)
+    assert found.numbers["monitor/habits"] == 1.0
+    assert found.told == [
+        "habits: habits/lists is 0.9, at the start it was 0.1, habits/long_words is 0.9, at the start it was 0.1"
+    ]
+
+
+SECOND = [(0.2, 0.5), (0.2, 0.5), (0.4, 0.6), (0.6, 0.6), (0.7, 0.5), (0.8, 0.4), (0.9, 0.3), (0.9, 0.2)]
+
+
+def second_judge(pairs, *given):
+    monitors = watching(*given)
+    return [monitors.look({"reward/mean": reward, "reward/component/llm": llm}) for reward, llm in pairs]
+
+
+def test_a_reward_that_rises_while_the_second_judge_falls_is_told_once():
+    found = [each.told for each in second_judge(SECOND, "trainer.monitors.second=llm")]
+    assert [bool(each) for each in found] == [False] * 5 + [True, False, False]
+    assert found[5] == ["judge: llm fell from 0.600 to 0.450, while the reward rose from 0.200 to 0.750"]
+
+
+def test_without_a_second_judge_or_where_both_fall_there_is_nothing_to_tell():
+    assert not any(each.told for each in second_judge(SECOND))
+    assert not any(each.told for each in second_judge(SECOND, "trainer.monitors.second=other"))
+    both = [(llm, llm) for _, llm in SECOND]
+    found = second_judge(both, "trainer.monitors.second=llm", "trainer.monitors.reward=off")
+    assert not any(each.told for each in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "number", "reason"),
+    [
+        (("repetition=stop",), {"habits/repetition": 0.9}, "repetition: 90% of a response"),
+        (("habits=stop",), {"habits/assertive_when_wrong": 0.3}, "habits: habits/assertive_when_wrong is 0.3"),
+        (("judge=stop", "second=llm"), {"reward/mean": 1.0, "reward/component/llm": 0.0}, "judge: llm fell from 0.9"),
+    ],
+)
+def test_stop_gives_the_run_its_reason(given, number, reason):
+    monitors = watching(*(f"trainer.monitors.{each}" for each in given))
+    before = {"habits/repetition": 0.1, "habits/assertive_when_wrong": 0.0}
+    before |= {"reward/mean": 0.1, "reward/component/llm": 0.9}
+    for _ in range(3):
+        assert not monitors.look(before).stop
+    assert [monitors.look(number).stop[: len(reason)] for _ in range(2)][1] == reason
+
+
+def test_a_resumed_run_knows_what_the_second_judge_said():
+    pairs = [{"reward/mean": reward, "reward/component/llm": llm} for reward, llm in SECOND]
+    whole = second_judge(SECOND, "trainer.monitors.second=llm")
+    for cut in range(len(pairs)):
+        again = watching("trainer.monitors.second=llm")
+        again.begin(pairs[:cut])
+        assert [again.look(each) for each in pairs[cut:]] == whole[cut:]
+
+
 def test_stop_ends_a_run_warn_does_not_and_off_says_nothing():
     for act, ends, tells in (("stop", True, True), ("warn", False, True), ("off", False, False)):
         monitors = watching(f"trainer.monitors.length={act}")
@@ -128,6 +209,10 @@ def test_what_a_run_does_not_report_and_what_is_no_number_is_no_reason_to_warn()
         ("entropy_share=1.0", "entropy_share"),
         ("reward_fall=-0.1", "reward_fall"),
         ("demo_loss_gap=-1.0", "demo_loss_gap"),
+        ("repetition_above=0.0", "repetition_above"),
+        ("habits_times=0.5", "habits_times"),
+        ("judge_fall=-0.1", "judge_fall"),
+        ("judge=stop", "judge"),
         ("kl=perhaps", "kl"),
     ],
 )

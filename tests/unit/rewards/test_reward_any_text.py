@@ -23,10 +23,11 @@ SETTINGS = {
     "repetition": {"n": 2},
     "tool_use": {"free": 0, "price": 0.25},
     "quality": {"quality_keywords": ("good",), "negative_keywords": ("a", "\x00")},
+    "unified": {"accuracy_weight": 0.5, "length_weight": 0.25, "quality_weight": 0.25, "correct_keywords": ("yes",)},
 }
 # What computes on an answer runs in a process (below), and code not at all unless it is asked for.
 HERE = [name for name in COMPONENTS.names() if name != "code" and place_of(COMPONENTS.get(name)()) == "here"]
-BELOW_ZERO = {"length", "overlong", "repetition", "quality", "tool_use"}
+BELOW_ZERO = {"length", "overlong", "repetition", "quality", "tool_use", "unified"}
 PIECES = [
     *("<think>", "</think>", "<search>", "</search>", "<bbox>", "</bbox>", "<answer>", "</answer>"),
     *("<search_complete>", "</search_complete>", "<", ">", "</", "[", "1,2,3,4", "]", "true", "\\boxed{", "}"),

@@ -18,6 +18,7 @@ from hpt_megatron.algorithms.objective.off_policy import OffPolicy
 from hpt_megatron.algorithms.objective.part import Component, Part, View
 from hpt_megatron.algorithms.objective.policy import Clip, DualClip, Unclipped
 from hpt_megatron.algorithms.objective.reshape import RESHAPES
+from hpt_megatron.algorithms.objective.score import Score
 from hpt_megatron.algorithms.objective.sft import Sft
 from hpt_megatron.algorithms.objective.srft import FORMS, SrftRl, SrftSft
 from hpt_megatron.algorithms.objective.value import Value
@@ -46,6 +47,7 @@ CASES: dict[str, list[Component]] = {
     "entropy": [Entropy()],
     "kl": [*(Kl(estimator=name) for name in KL_ESTIMATORS.names()), Kl(estimator="full")],
     "value": [Value(), Value(clip=None)],
+    "score": [Score()],
 }
 ALL = [(kind, component) for kind, components in CASES.items() for component in components]
 IDS = [f"{kind}-{number}" for kind, components in CASES.items() for number in range(len(components))]

@@ -32,7 +32,7 @@ def metrics_agree(one: dict, other: dict) -> None:
 def test_every_registered_component_is_in_these_tests_and_has_a_stream():
     assert set(CASES) == set(COMPONENTS.names())
     assert all(isinstance(component, COMPONENTS.get(kind)) for kind, component in ALL)
-    assert {component.name for _, component in ALL} == set(STREAMS)
+    assert {component.name for _, component in ALL} == {*STREAMS, "score"}, "the weights of scores come from pairs"
 
 
 @EVERY
@@ -252,7 +252,7 @@ def test_gradients_reach_only_what_a_component_learns_through():
     """Log-probs, the entropy, the value and the full KL each belong to their component."""
     batch = random_batch([2] * 20, 2)
     for kind, component in ALL:
-        through = {"entropy": "entropy", "value": "value"}.get(kind, "logp")
+        through = {"entropy": "entropy", "value": "value", "score": "value"}.get(kind, "logp")
         through = "kl_full" if getattr(component, "estimator", "") == "full" else through
         touched = {name for name, row in zip(LEAVES, run(component, batch).gradient, strict=True) if row.any()}
         assert touched == {through}, kind

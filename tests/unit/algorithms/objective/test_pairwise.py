@@ -21,7 +21,7 @@ from hpt_megatron.algorithms.objective.sft import Sft
 from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.protocol.rows import Rows
 
-NAMES = ["dpo", "ipo", "simpo", "orpo", "kto", "bradley_terry"]
+NAMES = ["dpo", "ipo", "simpo", "orpo", "kto", "imitate", "bradley_terry"]
 SETTINGS = {"dpo": {"label_smoothing": 0.1}, "bradley_terry": {"margin": 0.5, "center": 0.01}}
 
 
@@ -42,6 +42,8 @@ def direct(name, chosen, rejected, chosen_ref, rejected_ref, drift=0.0):
     if name == "orpo":
         odds = [p / (1 - p) for p in (chosen.mean().exp(), rejected.mean().exp())]
         return -chosen.mean() + 0.1 * minus_log_sigmoid((odds[0] / odds[1]).log())
+    if name == "imitate":
+        return -chosen.mean()
     if name == "kto":
         wrong = [1 - 1 / (1 + (-0.1 * x).exp()) for x in (ratio_c - drift, drift - ratio_r)]
         return (wrong[0] + wrong[1]) / 2
@@ -111,7 +113,7 @@ def test_the_weighted_sum_has_the_gradient_and_the_loss_of_the_formula(name):
     assert found.weight.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", NAMES[:5])
+@pytest.mark.parametrize("name", NAMES[:6])
 def test_the_sft_component_with_these_weights_has_that_gradient_on_any_split(name):
     rows, logp, reference = packed([3, 5, 1, 4])
     weight = answered(name, rows, logp, reference, pairs_of((0, 1), (2, 3))).weight.double()
@@ -146,7 +148,7 @@ def test_the_loss_before_the_first_step_is_the_known_one(name, loss):
     if loss is None:
         found = pairwise_weights(rows, pairs_of((0, 1)), RowSums(torch.ones(2)), PAIRWISE.get(name)())
         assert found.metrics["pairs/loss"] == pytest.approx(math.log(2))
-        assert found.metrics["pairs/accuracy"] == 0.0
+        assert found.metrics["pairs/accuracy"] == 0.5
         return
     found = pairwise_weights(rows, pairs_of((0, 1)), RowSums(sums, sums), PAIRWISE.get(name)())
     assert found.metrics["pairs/loss"] == pytest.approx(loss)

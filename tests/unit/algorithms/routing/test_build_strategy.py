@@ -75,6 +75,7 @@ def test_no_algorithm_file_is_left_out_above():
         "remax",
         "reinforce_plus_plus",
         "ppo",
+        *("dpo", "ipo", "simpo", "orpo", "kto", "rejection", "reward_model"),  # pairs: no strategy decides there
     }
 
 

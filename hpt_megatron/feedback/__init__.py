@@ -1,0 +1,1 @@
+"""Feedback on answers, from models and from people: preference rows, revised demonstrations, ratings, win rates."""

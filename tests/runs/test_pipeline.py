@@ -1,0 +1,113 @@
+"""`hpt pipeline` with real stages: demonstrations, a reward model of two heads, PPO with four models; stopped half way.
+
+The reward model stands on devices of its own. What PPO is paid is worked out again from what the models said.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from statistics import fmean
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+ASKED = {
+    "base": ["data.make=pref", "trainer.n_gpus_per_node=1", "layout=tp1", "trainer.total_epochs=null"],
+    "stages": {
+        "sft": {"set": ["experiment=tiny-sft", "trainer.total_training_steps=16", "trainer.test_freq=0"]},
+        "reward": {
+            "from": "sft",
+            "set": [
+                *("experiment=tiny-reward-model", "trainer.total_training_steps=80", "trainer.test_freq=80"),
+                *("trainer.lr=5e-4", "algorithm.preference.heads=[right,short]"),
+            ],
+        },
+        "ppo": {
+            "from": "sft",
+            "judged_by": ["reward"],
+            "set": [
+                *("experiment=tiny-ppo", "trainer.total_training_steps=3", "trainer.test_freq=0"),
+                *("trainer.critic_warmup=1", "trainer.critic_lr=1e-3", "trainer.offload_frozen=true"),
+                *("reward.learned.devices=own", "reward.learned.rules_weight=0.5", "algorithm.kl_ctrl.kl_coef=0.1"),
+                "reward.learned.heads=[{head: right, weight: 2.0}]",
+            ],
+        },
+    },
+}
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Its folder, after it was stopped behind the second stage and started again."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(ASKED, sort_keys=False), encoding="utf-8")
+    out = folder / "out"
+    command = [sys.executable, "-m", "hpt_megatron", "pipeline", str(folder / "mine.yaml"), "--out", str(out)]
+    with (folder / "first.txt").open("w") as said:
+        first = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        while first.poll() is None and not (out / "ppo.txt").is_file():
+            time.sleep(0.2)
+        time.sleep(2)
+        first.send_signal(signal.SIGTERM)
+        code = first.wait(120)
+    told = (folder / "first.txt").read_text()
+    assert code == 75, told
+    assert "| reward | 80 |" in told, "what there is by then is in the table"
+    before = {name: (out / name / "metrics.jsonl").stat().st_mtime_ns for name in ("sft", "reward")}
+    again = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "sft: done before" in again.stdout
+    assert "reward: done before" in again.stdout
+    assert before == {name: (out / name / "metrics.jsonl").stat().st_mtime_ns for name in before}
+    return out
+
+
+def test_each_stage_takes_what_the_one_before_it_made(out):
+    runs = {name: json.loads((out / name / "run.json").read_text()) for name in ASKED["stages"]}
+    assert runs["reward"]["model"]["path"] == runs["ppo"]["model"]["path"] == str(out / "sft" / "hub")
+    assert runs["ppo"]["reward"]["learned"]["runs"] == [str(out / "reward")]
+    assert (out / "sft" / "hub" / "model.safetensors").is_file()
+    assert not (out / "reward" / "hub").exists(), "a reward model is no model of the hub"
+    told = json.loads((out / "pipeline.json").read_text())
+    assert {name: stage["steps"] for name, stage in told.items()} == {"sft": 16, "reward": 80, "ppo": 3}
+
+
+def test_the_reward_model_tells_pairs_that_it_has_not_seen(out):
+    (last,) = lines_of(out / "reward" / "validation.jsonl")
+    assert last["val/pairs/accuracy"] > 0.9
+    assert last["val/pairs/auc"] > 0.9
+    state = json.loads((out / "reward" / "checkpoints" / "step_80" / "manifest.json").read_text())["state"]
+    statistics = state["statistics"]["right"]
+    assert statistics["count"] == 512
+    assert statistics["std"] > 0.1
+    assert fmean(state["scores"][0]) == pytest.approx(statistics["mean"])
+    assert "short" not in state["statistics"], "no pair was about the other head"
+
+
+def test_ppo_is_paid_what_rules_and_model_say_less_the_distance_from_the_reference(out):
+    steps = lines_of(out / "ppo" / "metrics.jsonl")
+    assert len(steps) == 3
+    assert steps[0]["kl/sequence"] == pytest.approx(0.0, abs=1e-5), "policy and reference begin as one"
+    for step in steps:
+        own = lines_of(out / "ppo" / "learned" / f"train_{step['step']}.jsonl")
+        assert len(own) == 16 * 8
+        assert fmean(line["learned"] for line in own) == pytest.approx(step["reward/learned/mean"], abs=1e-5)
+        assert all(line["learned"] == pytest.approx(2 * line["learned/right"], abs=1e-5) for line in own)
+        rollouts = lines_of(out / "ppo" / "rollouts" / f"train_{step['step']}.jsonl")
+        rules = {(line["uid"], line["sample"]): line["total"] for line in rollouts}
+        paid = [0.5 * rules[line["uid"], line["sample"]] + line["learned"] for line in own]
+        assert fmean(paid) == pytest.approx(step["reward/mean"], abs=1e-5)
+        less = step["critic/score/mean"] - 0.1 * step["kl/sequence"]
+        assert step["critic/rewards/mean"] == pytest.approx(less, abs=1e-4)
+    assert "actor/grad_norm" not in steps[0], "the first step is the critic's alone"
+    assert steps[1]["actor/grad_norm"] > 0
+    assert steps[0]["critic/lr"] > 0
+    assert steps[0]["critic/vpred_mean"] == 0.0
+    assert steps[2]["critic/vpred_mean"] != 0.0
