@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     if asked.multirun:
         if verb not in TRAINS:
             raise UserError(f"is for {' and '.join(TRAINS)}", where="--multirun", mend="one `hpt submit` each")
-        given = [*([SUPERVISED] if verb == "sft" else []), *rest, *of_cluster]
+        given = [*(SUPERVISED if verb == "sft" else ()), *rest, *of_cluster]
         return sweep.submit(given, (asked.out or Path("multirun")).absolute(), asked, METRIC, "max")
     if verb in TRAINS and (asked.out is not None or asked.concurrent is not None):
         raise UserError("are of a sweep", where="--out and --concurrent", mend="add --multirun, or leave them out")
@@ -81,7 +81,7 @@ def _run_of(verb: str, given: list[str], asked: Any, cluster: Any, problems: lis
     strange = [text for text in given if text.startswith("-")]
     if strange:
         raise UserError(f"no such option: {strange[0]}", where="hpt submit", mend="see `hpt submit --help`")
-    loaded = load([SUPERVISED, *given] if verb == "sft" else given, asked.config_dir)
+    loaded = load([*SUPERVISED, *given] if verb == "sft" else given, asked.config_dir)
     problems = [*loaded.problems, *problems]
     if not errors(problems):
         problems += problems_of(loaded.run, cluster)

@@ -170,6 +170,7 @@ class PreferenceConfig:
     desirable: float
     undesirable: float
     margin: float
+    pair_margin: float
     center: float
     least_gap: float
     heads: tuple[str, ...]

@@ -245,6 +245,12 @@ class RunConfig:
         return self.trainer.nnodes * self.trainer.n_gpus_per_node
 
     @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of a step over all its prompts: what a schedule in steps is counted in."""
+        trainer = self.trainer
+        return -(-self.data.train_batch_size // trainer.ppo_mini_batch_size) * trainer.ppo_epochs
+
+    @property
     def supervised(self) -> bool:
         """Whether every step imitates, so that nobody has to generate what is trained on."""
         warmup, steps = self.trainer.sft_warmup_steps, self.trainer.total_training_steps

@@ -80,11 +80,11 @@ def distilled(given: Written, purpose: str, records: Mapping[str, Record], how: 
 
 def _why_not(given: Written, one: Response, how: Kept) -> str:
     """What keeps a response from being a demonstration; empty where nothing does."""
-    if not one.valid or one.total is None:
+    if not one.valid or one.paid is None:
         return "not_scored"
     if given.success and not given.succeeded(one):
         return "failed"
-    if how.least is not None and one.total < how.least:
+    if how.least is not None and one.paid < how.least:
         return "below_min_score"
     if one.finish == CUT:
         return "cut"
@@ -96,13 +96,13 @@ def _why_not(given: Written, one: Response, how: Kept) -> str:
 
 
 def _order(one: Response, how: Kept) -> tuple[Any, ...]:
-    score = -(one.total or 0.0)
+    score = -(one.paid or 0.0)
     both = (score, one.tokens) if how.first == "highest" else (one.tokens, score)
     return (*both, one.step, one.sample)
 
 
 def _row(record: Record, one: Response, number: int) -> Row:
-    told = {"step": one.step, "sample": one.sample, "score": one.total, "tokens": one.tokens}
+    told = {"step": one.step, "sample": one.sample, "score": one.paid, "tokens": one.tokens}
     return row_of(
         replace(
             record,

@@ -104,7 +104,7 @@ def drawn(given: Written, purpose: str, records: Mapping[str, Record], how: Draw
     lost: list[str] = []
     steps = steps_of(given, purpose, how.steps, how.every or 1)
     for one in responses(given, purpose, steps):
-        if not (one.valid and one.whole and one.total is not None and one.text.strip()):
+        if not (one.valid and one.whole and one.paid is not None and one.text.strip()):
             continue
         if one.uid not in records:
             lost.append(one.uid)
@@ -150,7 +150,7 @@ def _keys(
                     "step": one.step,
                     "uid": one.uid,
                     "sample": one.sample,
-                    "score": one.total,
+                    "score": one.paid,
                     "success": given.succeeded(one),
                 }
                 for one in item

@@ -3,6 +3,7 @@
     RUN/run.json, RUN/rollouts/train_7.jsonl, validate_20.jsonl     a run
     OUT/eval.json, OUT/rollouts/validate_0.jsonl                    an evaluation (`hpt eval`)
     RUN/rollouts/validate_20.jsonl                                  one file of either
+    RUN/learned/train_7.jsonl                                       what reward models said, where some were asked
 
 Files of rollouts name prompts by their index; their words and images are in the data files that `run.json` or
 `eval.json` names, read again from there (or from `--data`, where those are gone or elsewhere).
@@ -16,7 +17,7 @@ Example: [one.text for one in responses(find(Path("runs/a")), "train")]
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hpt_megatron.report.folder import ROLLOUT_FILE, finite, lines_of
 from hpt_megatron.report.rollouts import succeeded
 
 EVALUATION = "eval.json"
+LEARNED = "learned"
 MEND = "the folder of a run or of an evaluation, or a file of its rollouts"
 
 
@@ -50,6 +52,12 @@ class Response:
     tokens: int
     whole: bool
     valid: bool
+    learned: float | None = None  # with what reward models said; None where none was asked
+
+    @property
+    def paid(self) -> float | None:
+        """What the policy was paid; `total` is what the rules alone say, of any run and any evaluation."""
+        return self.total if self.learned is None else self.learned
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -146,11 +154,31 @@ def responses(given: Written, purpose: str, steps: Sequence[int] | None = None) 
     """Every response, in the order of steps, each once."""
     for step in steps_of(given, purpose) if steps is None else steps:
         last: dict[tuple[str, int, str, int], Response] = {}
+        paid = _learned(given.folder / LEARNED / f"{purpose}_{step}.jsonl")
         for told in lines_of(given.files[purpose, step]):
             one = _response(told, purpose, step)
             if one is not None:
-                last[one.key] = one
+                last[one.key] = _with_learned(one, paid.get((one.uid, one.sample), {}))
         yield from last.values()
+
+
+def _learned(path: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """What reward models said of each rollout, and the whole score; nothing where none was asked."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for told in lines_of(path) if path.is_file() else ():
+        try:
+            assert told is not None
+            numbers = {str(name): number for name, each in told.items() if (number := finite(each)) is not None}
+            found[str(told["uid"]), int(told["sample"])] = numbers
+        except (AssertionError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            continue
+    return found
+
+
+def _with_learned(one: Response, said: Mapping[str, float]) -> Response:
+    """Also what reward models said, where some were asked."""
+    heads = {name: number for name, number in said.items() if name.split("/")[0] == LEARNED}
+    return replace(one, learned=said.get("score"), components={**one.components, **heads})
 
 
 def _response(told: Mapping[str, Any] | None, purpose: str, step: int) -> Response | None:

@@ -171,10 +171,7 @@ class MegatronWorker(Held):
         """One optimizer step over micro-batches whose weights are normalised."""
         report = self.accumulate(parts, components, how)
         trainer = self.run.trainer
-        schedule = Schedule(
-            trainer.lr_schedule, trainer.lr, trainer.lr_warmup_steps, trainer.total_training_steps, trainer.lr_floor
-        )
-        rate = learning_rate(self.steps, schedule)
+        rate = learning_rate(self.steps, self._schedule())
         with at_hand(self.optimizer, trainer.optimizer_offload):
             step = take_step(self.optimizer, rate, trainer.clip_grad, trainer.max_grad_norm, report.skipped)
         self.steps += not step.skipped
@@ -182,6 +179,13 @@ class MegatronWorker(Held):
         if step.skipped and dist.get_rank() == 0:
             logger.warning("step skipped: %s", step.skipped)
         return moved(report, step, rate)
+
+    def _schedule(self) -> Schedule:
+        """In optimizer steps, of which a step of the run may have several; a policy may begin after its critic."""
+        trainer, each = self.run.trainer, self.run.updates_per_step
+        late = 0 if self.head == "scalar" else trainer.critic_warmup
+        total = None if trainer.total_training_steps is None else max(1, trainer.total_training_steps - late) * each
+        return Schedule(trainer.lr_schedule, trainer.lr, trainer.lr_warmup_steps * each, total, trainer.lr_floor)
 
     def accumulate(
         self, parts: Sequence[Batch], components: Sequence[Component], how: Sampling | None = None

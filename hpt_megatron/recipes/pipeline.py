@@ -11,6 +11,7 @@ Invariants
 Example: follow(read_pipeline("tiny-rlhf"), turns, sys.stdout)
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -23,11 +24,11 @@ from hpt_megatron.config.load import load_run
 from hpt_megatron.config.pipeline import HUB, Pipeline, Turn
 from hpt_megatron.driver.loop.checkpoints import Checkpoints
 from hpt_megatron.driver.loop.run import CHECKPOINTS, STOPPED, StoppedError, stoppable
-from hpt_megatron.errors import HptError
+from hpt_megatron.errors import HptError, UserError
 from hpt_megatron.recipes.side_by_side import TOLD_LINES
 from hpt_megatron.weights.execute.exporting import export_checkpoint
 
-DONE = "done.txt"
+DONE = "done.json"
 
 
 @stoppable()
@@ -37,15 +38,25 @@ def follow(pipeline: Pipeline, turns: Sequence[Turn], shown: TextIO) -> None:
     for turn in turns:
         done = turn.folder / DONE
         if done.is_file():
+            _same_words(turn, json.loads(done.read_text(encoding="utf-8"))["given"])
             shown.write(f"{turn.folder.name}: done before\n")
             continue
         began = time.monotonic()
         _run(turn, shown)
         _hand_over(turn)
         seconds = time.monotonic() - began
-        done.write_text(f"{seconds:.1f} s\n", encoding="utf-8")
+        told = {"given": [*turn.given, *turn.handed], "seconds": round(seconds, 1)}
+        done.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         shown.write(f"{turn.folder.name}: {seconds:.0f} s\n")
         shown.flush()
+
+
+def _same_words(turn: Turn, before: Sequence[str]) -> None:
+    """Stages of other words would not be one pipeline."""
+    now = [*turn.given, *turn.handed]
+    if apart := [word for word in {*before} ^ {*now}]:
+        what = f"was done with other words: {', '.join(sorted(apart)[:3])}"
+        raise UserError(what, where=str(turn.folder), mend="the same words, or another --out")
 
 
 def _run(turn: Turn, shown: TextIO) -> None:

@@ -74,6 +74,7 @@ def train(asked: RunConfig, shown: TextIO) -> int:
     trained = [RewardRun.of(path) for path in run.reward.learned.runs]
     for each in trained:
         each.check(marks)
+    RewardRun.check_heads(trained, run.reward)
     check_marks(marks, folder)
     total = total_steps(run, len(questions.trained))
     run = replace(run, trainer=counted(run.trainer, total))

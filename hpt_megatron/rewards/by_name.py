@@ -17,7 +17,6 @@ from hpt_megatron.rewards import (  # noqa: F401  (they name themselves)
     llm_judge,
     mathematics,
     retrieval,
-    reward_model,
     text,
     turns,
 )

@@ -44,7 +44,6 @@ class Sample:
     tokens: int = 0  # sampled by the policy
     modality: str = "text"
     data_source: str = ""
-    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)  # from outside, such as reward models'
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`hpt pipeline` with real stages: demonstrations, a reward model of two heads, PPO with four models; stopped half way.
 
-The reward model stands on devices of its own. What PPO is paid is worked out again from what the models said.
+The reward model stands on devices of its own; engine, critic and reference take turns on the policy's. What PPO is
+paid, with a price on what is not right, is worked out again from what the models said.
 """
 
 import json
@@ -30,7 +31,9 @@ ASKED = {
             "judged_by": ["reward"],
             "set": [
                 *("experiment=tiny-ppo", "trainer.total_training_steps=3", "trainer.test_freq=0"),
-                *("trainer.critic_warmup=1", "trainer.critic_lr=1e-3", "trainer.offload_frozen=true"),
+                *("trainer.critic_warmup=1", "trainer.critic_lr=2e-3", "trainer.placement=colocated"),
+                *("reward.constraint.how=lagrange", "reward.constraint.component=accuracy"),
+                *("reward.constraint.at_least=0.9", "reward.constraint.rate=0.5"),
                 *("reward.learned.devices=own", "reward.learned.rules_weight=0.5", "algorithm.kl_ctrl.kl_coef=0.1"),
                 "reward.learned.heads=[{head: right, weight: 2.0}]",
             ],
@@ -95,6 +98,7 @@ def test_ppo_is_paid_what_rules_and_model_say_less_the_distance_from_the_referen
     steps = lines_of(out / "ppo" / "metrics.jsonl")
     assert len(steps) == 3
     assert steps[0]["kl/sequence"] == pytest.approx(0.0, abs=1e-5), "policy and reference begin as one"
+    prices, missing = [], []
     for step in steps:
         own = lines_of(out / "ppo" / "learned" / f"train_{step['step']}.jsonl")
         assert len(own) == 16 * 8
@@ -102,12 +106,21 @@ def test_ppo_is_paid_what_rules_and_model_say_less_the_distance_from_the_referen
         assert all(line["learned"] == pytest.approx(2 * line["learned/right"], abs=1e-5) for line in own)
         rollouts = lines_of(out / "ppo" / "rollouts" / f"train_{step['step']}.jsonl")
         rules = {(line["uid"], line["sample"]): line["total"] for line in rollouts}
-        paid = [0.5 * rules[line["uid"], line["sample"]] + line["learned"] for line in own]
+        price, right = step["constraint/price"], {key: float(score == 1.0) for key, score in rules.items()}
+        names = [(line["uid"], line["sample"]) for line in own]
+        paid = [0.5 * rules[name] + line["learned"] for name, line in zip(names, own, strict=True)]
+        paid = [each + price * (right[name] - 0.9) for name, each in zip(names, paid, strict=True)]
+        assert [line["score"] for line in own] == pytest.approx(paid, abs=1e-4)
         assert fmean(paid) == pytest.approx(step["reward/mean"], abs=1e-5)
+        prices.append(price)
+        missing.append(0.9 - step["constraint/mean"])
         less = step["critic/score/mean"] - 0.1 * step["kl/sequence"]
         assert step["critic/rewards/mean"] == pytest.approx(less, abs=1e-4)
     assert "actor/grad_norm" not in steps[0], "the first step is the critic's alone"
     assert steps[1]["actor/grad_norm"] > 0
-    assert steps[0]["critic/lr"] > 0
+    assert prices == pytest.approx([0.0, 0.5 * missing[0], 0.5 * (missing[0] + missing[1])], abs=1e-5)
+    assert prices[2] > prices[1] > 0
+    assert [step["critic/lr"] for step in steps] == pytest.approx([2e-4, 4e-4, 6e-4])
+    assert [step["actor/lr"] for step in steps[1:]] == pytest.approx([1e-4, 2e-4]), "it begins after the critic"
     assert steps[0]["critic/vpred_mean"] == 0.0
     assert steps[2]["critic/vpred_mean"] != 0.0

@@ -11,7 +11,7 @@ c >= limit, on a component or a head:
 
 Decision: models are asked by the driver, on rows, after the rollouts: they are trainer processes, and see the very
 tokens and images that the policy wrote. So what needs text alone is a component of the composition, and what needs a
-model is added here. Files of rollouts hold the composition's scores; these stand beside them, in RUN/learned.
+model is added here. Files of rollouts hold the composition's scores; these, and the whole, stand in RUN/learned.
 
 Invariants
     1. A row with a score that is no finite number is not valid.
@@ -64,6 +64,8 @@ class Learned:
         self.reward: RewardConfig = run.reward
         self.judges, self.folder = list(judges), Path(run.trainer.run_dir) / LEARNED
         self.price = 0.0
+        self._written: set[Path] = set()
+        self._moved = 0
 
     @property
     def asked(self) -> bool:
@@ -81,7 +83,6 @@ class Learned:
             total = learned[LEARNED]
             score = self.reward.learned.rules_weight * score + self.reward.learned.weight * total
             told |= _told(learned, rows.fields["valid"]) | {"reward/disagreement": float(spread.mean())}
-            self._write(asked, rows.fields, learned)
         finite = torch.isfinite(score)
         rows = rows.with_fields(
             **{f"{REWARD}{name}": column for name, column in learned.items()},
@@ -93,6 +94,8 @@ class Learned:
                 rows.fields["score"], components_of(rows.fields), rows.fields["valid"], asked
             )
             rows, told = rows.with_fields(score=held), told | more
+        if self.judges:
+            self._write(asked, rows.fields, {"score": rows.fields["score"], **learned})
         valid = rows.fields["valid"]
         if bool(valid.any()):
             told["reward/mean"] = float(rows.fields["score"][valid].mean())
@@ -136,7 +139,8 @@ class Learned:
             return torch.where(missing > 0, constraint.gate_score, score), told
         told["constraint/price"] = self.price
         score = score - self.price * missing
-        if asked.purpose == "train":
+        if asked.purpose == "train" and asked.step != self._moved:  # a step may have several rounds
+            self._moved = asked.step
             moved = self.price + constraint.rate * (constraint.at_least - mean)
             self.price = min(max(moved, 0.0), constraint.most)
         return score, told
@@ -151,7 +155,10 @@ class Learned:
             json.dumps({"uid": names[place], "sample": sample} | {name: each[row] for name, each in columns.items()})
             for row, (place, sample) in enumerate(numbers)
         ]
-        with (self.folder / f"{asked.purpose}_{asked.step}.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / f"{asked.purpose}_{asked.step}.jsonl"
+        kept = "a" if path in self._written else "w"  # what an earlier attempt wrote of this step was taken back
+        self._written.add(path)
+        with path.open(kept, encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
     def state(self) -> dict[str, Any]:

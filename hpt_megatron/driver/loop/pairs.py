@@ -72,8 +72,8 @@ def of_rollouts(rollouts: Batch, records: Sequence[Record], least_gap: float) ->
     return Paired(marked, {place: domain_of(records[place]) for place in apart}, len(records) - len(apart))
 
 
-def pairs_of(batch: Batch, paired: bool) -> Pairs:
-    """Indices of the rows of each pair; of all rows of each side where the loss looks at them one by one."""
+def pairs_of(batch: Batch, paired: bool, margin: float = 1.0) -> Pairs:
+    """Indices of the rows of each pair, and so much of its own margin; of all rows of each side without pairs."""
     preferred = batch.rows.fields["preferred"]
     chosen, other = preferred.nonzero()[:, 0], (~preferred).nonzero()[:, 0]
     if not paired:
@@ -82,7 +82,7 @@ def pairs_of(batch: Batch, paired: bool) -> Pairs:
     partner = {int(place[row]): int(row) for row in other.tolist()}
     chosen = torch.tensor([row for row in chosen.tolist() if int(place[row]) in partner], dtype=torch.int64)
     other = torch.tensor([partner[int(place[row])] for row in chosen.tolist()], dtype=torch.int64)
-    return Pairs(chosen, other, batch.rows.fields["margin"][chosen])
+    return Pairs(chosen, other, margin * batch.rows.fields["margin"][chosen])
 
 
 def mismatched(batch: Batch, image_pad: int | None) -> Batch:

@@ -109,7 +109,7 @@ class PreferenceLoop(RlLoop):
         """The rows of an optimizer step with their weights, and what the loss says of the pairs."""
         rows = part.rows
         own, reference = self._numbers(part), rows.fields.get("reference")
-        pairs = pairs_of(part, self.loss.paired)
+        pairs = pairs_of(part, self.loss.paired, self.preference.pair_margin)
         found = pairwise_weights(rows, pairs, RowSums(own, reference, drift), self.loss)
         told = dict(found.metrics)
         if len(pairs.chosen):

@@ -9,6 +9,7 @@ Example: RewardRun.of("runs/tiny-reward-model").heads
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from hpt_megatron.config.algorithm import scores_rows
 from hpt_megatron.config.problem import errors
 from hpt_megatron.config.recorded import recorded_run
 from hpt_megatron.config.rules import check
-from hpt_megatron.config.run import RunConfig
+from hpt_megatron.config.run import RewardConfig, RunConfig
 from hpt_megatron.driver.loop.checkpoints import Checkpoints, read
+from hpt_megatron.driver.loop.learned import LEARNED
 from hpt_megatron.driver.loop.preference import ONLY_HEAD
 from hpt_megatron.driver.loop.run import CHECKPOINTS
 from hpt_megatron.errors import UserError
@@ -67,6 +69,18 @@ class RewardRun:
                 f"the reward model {self.name} was trained with another {' and other '.join(wrong)} than the policy has"
             )
             raise UserError(what, where="reward.learned.runs", mend="a reward model of the same family")
+
+    @staticmethod
+    def check_heads(trained: Sequence["RewardRun"], reward: RewardConfig) -> None:
+        """Refuses weights and constraints on heads that no model has: nobody would notice that they do nothing."""
+        known = [head for each in trained for head in each.heads]
+        named = [("reward.learned.heads", each.head) for each in reward.learned.heads]
+        kind, _, head = reward.constraint.component.partition("/")
+        if reward.constraint.how != "off" and kind == LEARNED and head:
+            named.append(("reward.constraint.component", head))
+        for where, name in named:
+            if trained and name not in known:
+                raise UserError(f"no reward model has a head {name!r}", where=where, mend=f"one of {', '.join(known)}")
 
     def under(self, run: RunConfig) -> RunConfig:
         """Its model on the devices of another run."""

@@ -30,9 +30,9 @@ class Places:
 
     def __init__(self, plan: Plan, kind: str, have: Mapping[str, float] = MappingProxyType({})) -> None:
         self.plan, self.kind = plan, kind
-        trained = {*plan.trainer, *plan.judges}
-        wanted = [TRAINER if bundle in trained else ROLLOUT for bundle in range(plan.bundles)]
-        bundles = [{kind: 1.0} | ({role: 1.0} if role in have else {}) for role in wanted]
+        roles = dict.fromkeys(range(plan.bundles), ROLLOUT) | dict.fromkeys(plan.trainer, TRAINER)
+        roles |= dict.fromkeys(plan.judges, "")  # wherever there is room
+        bundles = [{kind: 1.0} | ({role: 1.0} if role in have else {}) for _, role in sorted(roles.items())]
         self.group = placement_group(bundles, strategy="PACK")
         ray.get(self.group.ready())
 

@@ -54,15 +54,16 @@ def open_roles(
         place = Places(plan, kind, have)
         stack.callback(place.close)
         models = build_models(run.algorithm)
+        shares = run.trainer.placement == "colocated"  # the engines want the devices, whoever else stands on them
+        asleep = run.trainer.offload_frozen or shares
         policy = TrainerGroup(run, place.trainers(run, forbidden, head=head_of(run.algorithm)))
         reference = critic = None
         if "reference" in models:
-            asleep = run.trainer.offload_frozen
             reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference", asleep)
         if "critic" in models:
             own = replace(run, trainer=replace(run.trainer, lr=run.trainer.critic_lr or run.trainer.lr))
-            critic = TrainerGroup(own, place.trainers(own, forbidden, head="scalar"), "critic")
-        judges = tuple(_judge(each, run, place, forbidden) for each in trained)
+            critic = TrainerGroup(own, place.trainers(own, forbidden, head="scalar"), "critic", shares)
+        judges = tuple(_judge(each, run, place, forbidden, asleep) for each in trained)
         teacher = Teacher(run, model, keep)
         groups = [each for each in (policy, reference, critic, *(judge.model for judge in judges)) if each is not None]
         if not generates:
@@ -89,10 +90,10 @@ def open_roles(
         yield Roles(policy, teacher, rollouts, engines, reference, critic, judges)
 
 
-def _judge(trained: RewardRun, run: RunConfig, place: Places, forbidden: tuple[int, ...]) -> Judge:
+def _judge(trained: RewardRun, run: RunConfig, place: Places, forbidden: tuple[int, ...], asleep: bool) -> Judge:
     own = trained.under(run)
     actors = place.trainers(own, forbidden, head="scalar", train=False, apart=run.reward.learned.devices == "own")
-    group = TrainerGroup(own, actors, f"reward model {trained.name}", run.trainer.offload_frozen)
+    group = TrainerGroup(own, actors, f"reward model {trained.name}", asleep)
     return Judge(trained.name, trained.heads, group, trained.statistics)
 
 

@@ -8,7 +8,8 @@ Invariants
     2. A batch is put into the object store once for each data-parallel rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hpt_megatron.weights.publish.session import Session
 class TrainerGroup:
     """Faces `driver/loop/roles.py:Policy`, `Reference`, and what publishing and sharing devices need of a trainer.
 
-    One that `rests` has its weights in host memory but while it is asked.
+    One that `rests` is in host memory but while it is asked: nobody else has to make room for it.
     """
 
     def __init__(self, run: RunConfig, actors: Sequence[Any], name: str = "policy", rests: bool = False) -> None:
@@ -79,7 +80,8 @@ class TrainerGroup:
 
     def scores(self, batch: Batch) -> Tensor:
         """[R, numbers] at the end of every response; of a reward model."""
-        packs, said = self._asked("scores", batch)
+        with self._awake():
+            packs, said = self._asked("scores", batch)
         numbers = max((len(row) for rank in said for piece in rank for row in piece), default=1)
         found = torch.zeros(batch.rows.num_rows, numbers)
         for replica, rank in enumerate(packs):
@@ -88,38 +90,45 @@ class TrainerGroup:
         return found
 
     def _of_tokens(self, method: str, batch: Batch) -> Tensor:
-        packs, said = self._asked(method, batch)
+        with self._awake():
+            packs, said = self._asked(method, batch)
         return self.collect(batch, packs, said)
 
-    def _asked(self, method: str, batch: Batch) -> tuple[Assigned, list[Any]]:
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
         if self.rests:
             self.onload()
+        yield
+        if self.rests:
+            self.offload()
+
+    def _asked(self, method: str, batch: Batch) -> tuple[Assigned, list[Any]]:
         packs, parts = self.split(batch)
         first = {self.replica.index(replica) for replica in range(len(packs))}
         asked = [
             getattr(actor, method).remote(parts[self.replica[rank]], rank in first)
             for rank, actor in enumerate(self.actors)
         ]
-        said = answers(asked, self.name)
-        if self.rests:
-            self.offload()
-        return packs, said
+        return packs, answers(asked, self.name)
 
     def update(self, batch: Batch, components: Sequence[Component]) -> StepReport:
         """One optimizer step."""
         _, parts = self.split(batch)
         told = ray.put(list(components))
-        asked = [actor.update.remote(parts[self.replica[rank]], told) for rank, actor in enumerate(self.actors)]
-        report: StepReport = answers(asked, self.name)[0]
+        with self._awake():
+            asked = [actor.update.remote(parts[self.replica[rank]], told) for rank, actor in enumerate(self.actors)]
+            report: StepReport = answers(asked, self.name)[0]
         return report
 
     def save(self, folder: Path, extra: Mapping[str, Any], last: bool) -> None:
         """A checkpoint of all ranks."""
-        self._all("save", str(folder), dict(extra), last)
+        with self._awake():
+            self._all("save", str(folder), dict(extra), last)
 
     def begin_save(self, folder: Path, extra: Mapping[str, Any]) -> None:
         """A checkpoint that is written while the next steps are trained."""
-        self._all("begin_save", str(folder), dict(extra))
+        with self._awake():
+            self._all("begin_save", str(folder), dict(extra))
 
     def written(self) -> bool:
         """Whether all ranks have written it."""
@@ -131,16 +140,13 @@ class TrainerGroup:
 
     def restore(self, folder: Path) -> Mapping[str, Any]:
         """Takes one back."""
-        found: Mapping[str, Any] = self._all("restore", str(folder))[0]
+        with self._awake():
+            found: Mapping[str, Any] = self._all("restore", str(folder))[0]
         return found
 
     def fill(self, folder: Path) -> None:
         """The weights of a checkpoint, for a model that is only asked."""
-        if self.rests:
-            self.onload()
         self.restore(folder)
-        if self.rests:
-            self.offload()
 
     def meet(self, session: Session) -> None:
         """All senders of a session."""

@@ -71,3 +71,15 @@ def test_a_warm_up_may_be_a_share_of_all_steps():
     assert counted(trainer, 200).lr_warmup_steps == 8
     assert counted(trainer, 200).total_training_steps == 200
     assert counted(load([]).run.trainer, 200).lr_warmup_steps == 10
+
+
+def test_the_weights_of_heads_ship_as_three_presets():
+    shares = {}
+    for name in ("helpful", "safe", "code"):
+        learned = load([f"reward=learned-{name}"]).run.reward.learned
+        shares[name] = {each.head: each.weight for each in learned.heads}
+        assert sum(shares[name].values()) == pytest.approx(1.0)
+    assert max(shares["helpful"], key=shares["helpful"].get) == "helpful"
+    assert max(shares["safe"], key=shares["safe"].get) == "safe"
+    code = load(["reward=learned-code"]).run.reward.learned
+    assert code.weight < code.rules_weight, "most of all, the program has to be right"

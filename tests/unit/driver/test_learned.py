@@ -4,6 +4,7 @@ The models here are lists of numbers; real ones stand in tests/runs.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,7 @@ def test_a_score_is_the_weighted_sum_of_rules_and_normalised_heads(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "learned" / "train_7.jsonl").read_text().splitlines()]
     assert [(line["uid"], line["sample"]) for line in lines] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     assert lines[0]["learned"] == pytest.approx(1.25)
+    assert [line["score"] for line in lines] == pytest.approx(fields["score"].tolist())
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,9 @@ def test_a_price_rises_until_the_constraint_holds_and_falls_again(tmp_path):
     assert first.batch.rows.fields["score"].tolist() == [0.0, 1.0, 0.0, 1.0], "no price before anything was missing"
     price = 0.9 - 2 / 3
     assert kept.price == pytest.approx(price)
-    second = kept.judged(collected(), ASKED)
+    assert kept.judged(collected(), ASKED).metrics["constraint/price"] == kept.price, "another round of the same step"
+    assert kept.price == pytest.approx(price)
+    second = kept.judged(collected(), replace(ASKED, step=8))
     assert second.batch.rows.fields["score"].tolist() == pytest.approx(
         [0.1 * price, 1.0 - 0.9 * price, 0.1 * price, 1.0 + 0.1 * price]
     )
@@ -126,3 +130,14 @@ def test_a_price_rises_until_the_constraint_holds_and_falls_again(tmp_path):
     validated = again.judged(collected(), Asked(records=RECORDS, places=(0, 1), samples=2, step=7, purpose="validate"))
     assert again.price == kept.price, "validation moves nothing"
     assert validated.metrics["constraint/price"] == kept.price
+
+
+def test_a_step_that_is_made_again_is_written_once(tmp_path):
+    model = judge(Numbers([1.0], [2.0], [3.0], [4.0]))
+    path = tmp_path / "learned" / "train_7.jsonl"
+    kept = learned(tmp_path, [model])
+    kept.judged(collected(), ASKED)
+    kept.judged(collected(), ASKED)  # another round of the same step
+    assert len(path.read_text().splitlines()) == 8
+    learned(tmp_path, [model]).judged(collected(), ASKED)  # another attempt
+    assert len(path.read_text().splitlines()) == 4

@@ -1,0 +1,63 @@
+"""Files of pipelines: what each stage is given, rounds, and everything that is wrong with a file in one line."""
+
+import pytest
+import yaml
+
+from hpt_megatron.cli import main
+from hpt_megatron.config.files import configs_folder
+from hpt_megatron.config.pipeline import read_pipeline
+from hpt_megatron.errors import UserError
+
+SHIPPED = sorted(path.stem for path in (configs_folder() / "pipeline").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_pipeline_is_sound(name, tmp_path):
+    pipeline = read_pipeline(name)
+    turns = pipeline.turns(tmp_path)
+    pipeline.check(turns)
+    assert [turn.folder.parent for turn in turns] == [tmp_path] * len(turns)
+
+
+def test_a_stage_is_given_base_then_its_own_then_the_command_line_and_what_earlier_ones_made(tmp_path):
+    ppo = read_pipeline("tiny-rlhf").turns(tmp_path, ["trainer.seed=7"])[2]
+    assert ppo.given[0] == "data.make=pref"
+    assert ppo.given[-2:] == ("trainer.seed=7", f"trainer.run_dir={tmp_path / 'ppo'}")
+    assert ppo.given.index("experiment=tiny-ppo") < ppo.given.index("trainer.seed=7")
+    assert ppo.handed == [f"model.path={tmp_path / 'sft' / 'hub'}", f"reward.learned.runs=[{tmp_path / 'reward'}]"]
+
+
+def test_each_round_begins_with_the_last_weights_of_the_one_before(tmp_path):
+    turns = read_pipeline("tiny-iterative-dpo").turns(tmp_path)
+    assert [turn.folder.name for turn in turns] == ["sft", "dpo_1", "dpo_2"]
+    assert turns[1].weights_of == tmp_path / "sft"
+    assert turns[2].weights_of == tmp_path / "dpo_1"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"stages": {}}, "must have the keys base and stages"),
+        ({"base": [], "stages": {}}, "stages must name at least one"),
+        ({"base": [1], "stages": {"a": {"set": []}}}, "base must be a list of texts"),
+        ({"base": [], "stages": {"a b": {"set": []}}}, "a stage must have a name of letters"),
+        ({"base": [], "stages": {"a": {"sets": []}}}, "stages.a must have the key set"),
+        ({"base": [], "stages": {"a": {"set": [], "from": "b"}}}, "stages.a takes from b, which is no stage before it"),
+        ({"base": [], "stages": {"a": {"set": [], "judged_by": ["a"]}}}, "takes from a, which is no stage before it"),
+        ({"base": [], "stages": {"a": {"set": [], "rounds": 0}}}, "stages.a.rounds must be a whole number from 1"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(told, said, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(told), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        read_pipeline(str(path))
+
+
+def test_a_dry_run_checks_all_stages_and_shows_their_commands(tmp_path, capsys):
+    assert main.main(["pipeline", "tiny-rlhf", "--out", str(tmp_path / "x"), "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said] == [["hpt", "train"]] * 3
+    assert not (tmp_path / "x").exists()
+    assert main.main(["pipeline", "tiny-rlhf", "trainer.lr=-1", "--dry-run"]) == 2
+    assert "3 errors in the stages of tiny-rlhf" in capsys.readouterr().err
