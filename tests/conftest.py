@@ -24,6 +24,8 @@ SHARED = {
 }
 SHARING = ("engines", "runs", "packaging", "cluster")
 """Folders whose files have something in common that takes long to make."""
+LONGEST = ("runs", "engines", "cluster", "packaging", "dist")
+"""Folders by how long they take."""
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)
 
@@ -47,6 +49,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if only_fast(config) and is_test and "mark.fast" not in collection_path.read_text(encoding="utf-8"):
         return True
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left with it alone; within a folder the order stays."""
+    places = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("/")[1], len(LONGEST)))
 
 
 @pytest.hookimpl(optionalhook=True)

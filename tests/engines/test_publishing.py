@@ -161,10 +161,13 @@ def test_a_difference_is_found_and_named(trainers, served, runs):
 
 
 def test_cut_off_at_any_tensor_it_refuses_until_everything_has_come(trainers, served, runs):
-    """Each rank fails at each of its tensors in turn; after each, everything comes and is compared."""
+    """The first rank fails at nine of its tensors in turn, others at their first, middle and last one; after each,
+    everything comes and is compared.
+    """
     run = runs["tp 1"]
     served.whole = True
     rows = [range(1)] * 4
+    done = 0
     for rank in range(4):
         row = 0
         while row < len(rows[rank]):
@@ -182,9 +185,11 @@ def test_cut_off_at_any_tensor_it_refuses_until_everything_has_come(trainers, se
             give(trainers, served, TRAINED, f"{rank}.{row}")  # everything comes, whatever was asked
             check(trainers, served, run)
             session.close()
-            row += 1
+            row += max(1, (len(rows[rank]) - 1) // (8 if rank == 0 else 2))
+            done += 1
     assert all(len(each) > 10 for each in rows)
-    assert set(served.generate([Prompt((5, 6, 7))], GREEDY)[0][0].versions) == {f"3.{len(rows[3]) - 1}"}
+    assert done >= 9 + 9
+    assert served.generate([Prompt((5, 6, 7))], GREEDY)[0][0].versions[0].startswith("3.")
 
 
 class AsOne:

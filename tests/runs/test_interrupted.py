@@ -22,6 +22,7 @@ GIVEN = [
     *("trainer.save_freq=1", "trainer.test_freq=0", "trainer.keep_last=2", "data.make=count"),
 ]
 PATIENCE_S = 240
+LITTLE = 2 << 20
 BEGINS = "memory and use by stage:"
 """What a run says when its steps begin, the first time and after every start of its roles."""
 
@@ -74,8 +75,7 @@ def test_a_run_goes_on_after_a_death_and_a_lack_of_memory_and_says_so_when_it_is
     before = newest(folder)
     wait_for(lambda: newest(folder) > before + 1, started)
 
-    short = ranks(started)[0]
-    short.rlimit(psutil.RLIMIT_DATA, (short.memory_info().rss // 2,) * 2)
+    run_short(ranks(started)[0])
     wait_for(lambda: told("policy ran out of memory; from here on trainer.ppo_max_token_len_per_gpu=1024", 1), started)
     wait_for(lambda: told(BEGINS, 3), started)
     before = newest(folder)
@@ -102,6 +102,16 @@ def test_a_run_that_is_asked_to_end_before_its_first_step_says_that_it_goes_on(t
     assert started.wait(PATIENCE_S) == 75
     assert "stopped by SIGTERM while no step was under way" in said.read_text()
     assert steps(tmp_path / "run") == []
+
+
+def run_short(process: psutil.Process) -> None:
+    """Between steps it has what it has, and a little: enough to say that a step found no memory, not for the step."""
+    between = min(_data(process) for _ in range(40) if time.sleep(0.05) is None)
+    process.rlimit(psutil.RLIMIT_DATA, (between + LITTLE,) * 2)
+
+
+def _data(process: psutil.Process) -> int:
+    return int(process.memory_info().data)
 
 
 def alive(process: psutil.Process) -> bool:
