@@ -24,8 +24,8 @@ SHARED = {
 }
 SHARING = ("engines", "runs", "packaging", "cluster")
 """Folders whose files have something in common that takes long to make."""
-LONGEST = ("runs", "engines", "cluster", "packaging", "dist")
-"""Folders by how long they take."""
+LONGEST = ("runs",)
+"""Folders that take so long that one process is busy with them for half of the time."""
 for name, value in SHARED.items():
     os.environ.setdefault(name, value)
 

@@ -17,7 +17,7 @@ from hpt_megatron.host.ports import BLOCK, RANGE
 pytestmark = pytest.mark.slow
 
 SUPERVISED = (
-    *("sft", "layout=tp1", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=100", "data.train_batch_size=32"),
+    *("sft", "layout=tp1", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=60", "data.train_batch_size=32"),
     *(
         "trainer.ppo_mini_batch_size=32",
         "trainer.total_epochs=null",
@@ -131,7 +131,7 @@ def test_an_attempt_that_is_cut_off_ends_whole_and_the_next_one_comes_to_the_sam
 ) -> None:
     """No node goes on alone, and SLURM starts the job again."""
     number = site.submit(*SUPERVISED, "trainer.run_dir=run", "cluster.nodes=2")
-    until(lambda: "step 26/100" in site.log("run", number))
+    until(lambda: "step 26/60" in site.log("run", number))
     if how == "the step is cancelled":
         site.slurm.ask("scancel", "--signal=KILL", f"{number}.1")
     else:

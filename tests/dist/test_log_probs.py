@@ -370,8 +370,13 @@ def test_bad_input_is_refused_in_one_line() -> None:
         log_probs(torch.zeros(2, 2), torch.zeros(4, 2), torch.zeros(1, dtype=torch.int64), Sampling(4))
 
 
-def test_nothing_needs_a_process_group() -> None:
-    """One process without one, as in a script."""
+def without_a_group(where: Any) -> None:
+    """In a process that has not met any other."""
     assert not dist.is_initialized()
     logp, _ = log_probs(torch.ones(2, 2), torch.zeros(4, 2), torch.tensor([0, 1]), Sampling(4))
     torch.testing.assert_close(logp.exp(), torch.full((2,), 0.25))
+
+
+def test_nothing_needs_a_process_group() -> None:
+    """One process without one, as in a script."""
+    run(1, without_a_group)

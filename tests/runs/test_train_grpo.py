@@ -132,7 +132,7 @@ def test_production_prints_its_preset_and_writes_generation_logs(tmp_path):
     """With the tiny model, one epoch of one batch, and lengths that it has positions for."""
     (tmp_path / "c.json").write_text(json.dumps({"model_name": "tiny", "dataset_name": "count"}))
     lengths = ("rollout.max_model_len=160", "data.max_prompt_length=128")
-    lengths = (*lengths, "data.max_response_length=32", "data.max_prefix_len=32")
+    lengths = (*lengths, "data.max_response_length=32", "data.max_prefix_len=32", "rollout.n=2")
     out = grpo(
         tmp_path,
         *("--production", "--config", "c.json", "--max-samples", "16", "--epochs", "1", "--output-dir", "out"),
@@ -141,7 +141,7 @@ def test_production_prints_its_preset_and_writes_generation_logs(tmp_path):
     assert "--production stands for\n  max_samples = None, given here as 16\n" in out
     assert "2 on a device x 64 accumulated x 1 data-parallel = 128 responses a step: 16 prompts x group_size 8" in out
     (line,) = lines(tmp_path / "out" / "metrics.jsonl")
-    assert line["batch/rollouts"] == 128
+    assert line["batch/rollouts"] == 16 * 2, "a key that is set is the last word"
     assert line["actor/updates"] == 1
     assert len(json.loads((tmp_path / "out" / "generation_logs" / "generation_log_step_1.json").read_text())) == 10
 

@@ -8,6 +8,7 @@ import io
 import math
 import struct
 import sys
+import time
 
 import pytest
 
@@ -168,6 +169,7 @@ def test_wandb_writes_a_run_offline_without_a_key_and_goes_on_in_it(tmp_path, mo
     first.write(1, {"loss": 1.0, "val/avg@8/count": 0.5})
     first.write(2, {"loss": 2.0})
     first.close()
+    time.sleep(1.1)  # W&B names what it writes by the second
     second = open_wandb(place(tmp_path, 2))
     second.write(2, {"loss": 20.0})
     second.close()
