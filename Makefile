@@ -16,7 +16,7 @@ fast: $(PYTHON) ## the tests that need no torch; about 10 s
 check: ## linters, types, and every test that starts no process or engine; under 3 minutes
 	./launch/test.sh --numprocesses=logical --dist=loadscope -m "not slow"
 
-test: ## all of it, as CI runs it; about 20 minutes on two cores
+test: ## all of it, as CI runs it; about 25 minutes on two cores
 	./launch/test.sh
 
 soak: $(PYTHON) ## twenty kills of a run, half an hour
