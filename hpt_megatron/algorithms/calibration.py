@@ -24,19 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpt_megatron.protocol.bin import Bin
+
 BINS = 15
 COLUMNS = 24
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Pairs of about the same confidence."""
-
-    low: float
-    high: float
-    pairs: int
-    confidence: float
-    right: float
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
 
+from hpt_megatron.protocol.bin import Bin
 from hpt_megatron.report.chart import HIGH, LEFT, RIGHT, WIDE, Chart, Frame, brief
-from hpt_megatron.report.preferences import Bin, Scores
+from hpt_megatron.report.preferences import Scores
 from hpt_megatron.report.series import short, ticks
 from hpt_megatron.web import svg
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hpt_megatron.protocol.bin import Bin
 from hpt_megatron.report.folder import Numbers, finite
 
 FOLDER = "preferences"
@@ -25,17 +26,6 @@ TRIES = 50  # files that are opened, the newest first
 NUMBERS = ("accuracy", "margin", "brier", "ece", "auc", "separation")
 BINS_MOST, COLUMNS_MOST = 100, 400
 LARGEST, NARROWEST = 1e15, 1e-100  # a score or a count; all edges together
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Pairs of about the same confidence, and the share of them that is right."""
-
-    low: float
-    high: float
-    pairs: int
-    confidence: float
-    right: float
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ SUPERVISED = (
     ),
 )
 """A run without an engine: what a job does to a run is the same, and it starts in seconds."""
+LONGER = 320
 
 
 def result(attempt: Path) -> dict:
@@ -106,23 +107,28 @@ def test_engines_on_nodes_of_their_own(site: Site) -> None:
     assert [each["resources"] for each in held] == [["hpt_trainer"], ["hpt_rollout"]]
 
 
-def test_the_time_limit_saves_and_the_job_is_in_the_queue_again(site: Site) -> None:
-    """SLURM's own warning before the limit. That a next attempt comes to the same weights is in the next test.
+def test_the_time_limit_saves_and_the_same_job_goes_on_to_the_same_weights(site: Site) -> None:
+    """SLURM's own warning before the limit; the second attempt goes on from what the first one saved.
 
-    SLURM looks at limits twice a minute, and the run is longer than that.
+    SLURM looks at limits twice a minute, so the run has more steps than others here. The undisturbed one is made while
+    the job is in the queue again.
     """
-    number = site.submit(*SUPERVISED, "trainer.total_training_steps=2000", "trainer.run_dir=run")
-    until(lambda: "step 1/2000" in site.log("run", number))
+    longer = (*SUPERVISED, f"trainer.total_training_steps={LONGER}")
+    number = site.submit(*longer, "trainer.run_dir=run")
+    until(lambda: f"step 1/{LONGER}" in site.log("run", number))
     site.slurm.ask("scontrol", "update", f"jobid={number}", "TimeLimit=00:01:30")
     until(lambda: site.slurm.facts(number)["Restarts"] == "1")
-    site.slurm.ask("scancel", number)
-    first = result(site.folder / "run" / "attempt_0")
+    site.slurm.ask("scontrol", "update", f"jobid={number}", "TimeLimit=00:20:00")
+    site.hpt(*longer, "trainer.run_dir=alone")
+    facts = site.slurm.wait(number, 400)
+    said = site.log("run", number)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said
+    first, second = (result(site.folder / "run" / f"attempt_{attempt}") for attempt in (0, 1))
     assert (first["again"], first["code"], first["why"]) == (True, 75, "it was asked to stop")
-    assert 1 <= first["checkpoint"] < 2000
-    assert (site.folder / "run" / "checkpoints" / f"step_{first['checkpoint']}" / "manifest.json").is_file()
-    lines = (site.folder / "run" / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines]
-    assert steps == list(range(1, first["checkpoint"] + 1)), "it was saved after the step that it was in"
+    assert (second["again"], second["code"]) == (False, 0)
+    assert 1 <= first["checkpoint"] < LONGER
+    assert f"goes on from {site.folder}/run/checkpoints/step_{first['checkpoint']}" in said
+    assert weights(site.folder / "run") == weights(site.folder / "alone")
 
 
 @pytest.mark.parametrize("how", ["one node's task is killed", "the step is cancelled"])

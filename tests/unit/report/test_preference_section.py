@@ -13,6 +13,7 @@ from hpt_megatron.algorithms.calibration import calibrated, histogram
 from hpt_megatron.config.load import load_run
 from hpt_megatron.driver.loop.validation import PREFERENCES, write_pairs
 from hpt_megatron.observe.record import write_record
+from hpt_megatron.protocol.bin import Bin
 from hpt_megatron.report.about import about
 from hpt_megatron.report.figures import Figures
 from hpt_megatron.report.folder import Recorded, read
@@ -23,7 +24,7 @@ from hpt_megatron.report.overview import Summary, cards, headline_rows, heads_of
 from hpt_megatron.report.page import page
 from hpt_megatron.report.pair_chart import reliability
 from hpt_megatron.report.preference_section import preferred
-from hpt_megatron.report.preferences import FOLDER, Bin, preferences_of
+from hpt_megatron.report.preferences import FOLDER, preferences_of
 
 pytestmark = pytest.mark.fast
 
