@@ -19,8 +19,8 @@ check: ## linters, types, and every test that starts no process or engine; under
 test: ## all of it, as CI runs it; about 25 minutes on two cores
 	./launch/test.sh
 
-soak: $(PYTHON) ## twenty kills of a run, half an hour
-	$(PYTHON) -m pytest -q -s -m soak tests/soak
+soak: $(PYTHON) ## what the suite leaves out for its time: twenty kills of a run, half an hour, and every tensor of a publish
+	$(PYTHON) -m pytest -q -s -m soak tests
 
 bench: $(PYTHON) ## the measurements of benchmarks/, minutes; nothing is asserted
 	$(PYTHON) benchmarks/routing.py

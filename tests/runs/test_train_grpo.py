@@ -103,9 +103,10 @@ def test_an_evaluation_measures_a_checkpoint_and_changes_nothing(quick, tmp_path
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_text_model_is_trained_on_the_prompts_of_preferences_with_a_curve_for_each_component(tmp_path):
-    """Llama in its own form of a conversation; the tokenizer is of the embedded vocabulary."""
-    model = write_text_model(tmp_path / "text", "llama3_1")
+@pytest.mark.parametrize("family", ["llama3_1", pytest.param("qwen2_5", marks=pytest.mark.soak)])
+def test_a_text_model_is_trained_on_the_prompts_of_preferences_with_a_curve_for_each_component(tmp_path, family):
+    """Each family in its own form of a conversation; the tokenizers are of the embedded vocabulary."""
+    model = write_text_model(tmp_path / "text", family)
     rows = [{"prompt": f"{i}+1 ?", "chosen": f"{i + 1}", "rejected": "no"} for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     config = {"model_name": str(model), "max_seq_length": 224, "max_prompt_length": 160, "learning_rate": 1e-3}
