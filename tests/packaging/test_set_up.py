@@ -134,7 +134,7 @@ def test_a_change_of_setup_py_installs_again(small: Path, set_up: Run) -> None:
 
 def test_two_set_ups_at_once_install_once(small: Path, shell: Run) -> None:
     """Does not cover file systems whose locks stay on one host."""
-    script = 'bash "$0" & bash "$0" & wait -n && wait -n'
+    script = 'bash "$0" & a=$!; bash "$0" & b=$!; wait "$a" && wait "$b"'  # each by its id: both may end at once
     settings = {"PIP_NO_INDEX": "1", "HPT_EXTRA": "gpu"}
     done = shell("bash", "-c", script, small / "launch" / "environment.sh", **settings)
     assert done.returncode == 0, done.stderr
