@@ -15,6 +15,7 @@ from hpt_megatron.algorithms.credit.counted import trained_lengths
 from hpt_megatron.algorithms.credit.estimator import ESTIMATORS, Credit, CreditSettings, row_scores
 from hpt_megatron.algorithms.credit.prefix_weight import weigh_prefix
 from hpt_megatron.algorithms.credit.whiten import whiten_advantage
+from hpt_megatron.algorithms.entropy_control import EntropyControl
 from hpt_megatron.algorithms.gates import (
     Gate,
     MinimumValid,
@@ -184,13 +185,32 @@ def _off_policy(algorithm: AlgorithmConfig) -> Component:
 
 
 def build_weights(
-    rows: Rows, algorithm: AlgorithmConfig, longest_response: int, micro_batch: Tensor, ranks: int
+    rows: Rows,
+    algorithm: AlgorithmConfig,
+    longest_response: int,
+    micro_batch: Tensor,
+    ranks: int,
+    entropy: float | None = None,
 ) -> dict[str, Tensor]:
-    """The weight of every token in every component; `official` alone looks at micro-batches and ranks."""
-    chosen = coefficients(algorithm, longest_response)
+    """The weight of every token in every component; `official` alone looks at micro-batches and ranks.
+
+    `entropy` is the coefficient of the moment, where it is not the one of the configuration.
+    """
+    chosen = coefficients(algorithm, longest_response, entropy)
     if algorithm.normalize == "official":
         return official_weights(rows, chosen, micro_batch, ranks)
     return paper_weights(rows, chosen) if algorithm.normalize == "paper" else global_weights(rows, chosen)
+
+
+def build_entropy_control(algorithm: AlgorithmConfig) -> EntropyControl:
+    """What moves the coefficient of the entropy bonus."""
+    entropy_ctrl = algorithm.entropy_ctrl
+    return EntropyControl(
+        low=algorithm.entropy_coeff,
+        high=entropy_ctrl.high,
+        step=entropy_ctrl.step,
+        target=entropy_ctrl.target,
+    )
 
 
 def build_controller(algorithm: AlgorithmConfig) -> Controller:

@@ -1,6 +1,6 @@
 """KL against the reference, taken from the reward token by token.
 
-    reward_t = score of the row on its last trained token - beta * KL_t
+    reward_t = score of the row on its last trained token + what its turn earned, on the turn's last - beta * KL_t
 
 KL_t falls on trained tokens of the policy's own; a demonstration's tokens were not sampled, so there KL says nothing,
 and they are spared unless `on_demonstrations` is set. The estimator is given: any function of (logp, ref_logp) to one
@@ -54,7 +54,15 @@ def kl_reward(
     measured = estimator(torch.where(counted, logp, 0.0), torch.where(counted, ref_logp, 0.0))
     finite = counted & torch.isfinite(measured)
     kl = torch.where(finite, measured, 0.0)
-    return KlReward(score_on_last(rows) - beta * kl, _means(rows, kl, finite, counted))
+    return KlReward(reward_of_tokens(rows) - beta * kl, _means(rows, kl, finite, counted))
+
+
+def reward_of_tokens(rows: Rows) -> Tensor:
+    """[T] the score of each row, and what single turns earned where rows say so (`turn_reward`)."""
+    reward, earned = score_on_last(rows), rows.tokens.get("turn_reward")
+    if earned is None:
+        return reward
+    return reward + torch.where(rows.tokens["trained"] & rows.per_token(rows.fields["valid"]), earned, 0.0)
 
 
 def score_on_last(rows: Rows) -> Tensor:

@@ -57,6 +57,15 @@ class KlControlConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EntropyControlConfig:
+    """What raises the coefficient of the entropy bonus, where the policy collapses."""
+
+    target: float | None
+    step: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuccessConfig:
     """One condition of a success: a reward component against a threshold."""
 
@@ -234,6 +243,7 @@ class AlgorithmConfig:
     share_critic: bool
     entropy_coeff: float
     entropy_on_demo: bool
+    entropy_ctrl: EntropyControlConfig
     use_kl_loss: bool
     kl_loss_coef: float
     kl_loss_type: Name

@@ -131,6 +131,7 @@ class RewardConfig:
     preset: str | None
     weights: WeightsConfig
     modality_weights: ModalityConfig
+    turn_coef: float
     workers: Count
     timeout_s: float
     run_code: bool

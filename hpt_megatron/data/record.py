@@ -105,6 +105,11 @@ class Record:
         return self.target[0].content if self.target and len(self.target) == 1 else None
 
     @property
+    def demonstrated(self) -> tuple[Any, ...]:
+        """What is asked, right and shown, as a key: files of a warm-up may share an index with those of the rest."""
+        return self.index, self.prompt, self.images, self.golds, self.target, self.target_images
+
+    @property
     def question(self) -> str:
         """The last text of the user."""
         asked = [message.content for message in self.prompt if message.role == "user"]

@@ -20,6 +20,7 @@ from hpt_megatron.protocol.step_report import StepReport
 Heard = Callable[[str], None]
 PER_TOKEN = ("old_log_prob", "reference", "values", "advantage", "update", "update_critic")
 """Stages that go over the tokens that a step is trained on."""
+OF_EPOCHS = ("actor/loss", "actor/ppo_kl", "actor/pg_clipfrac", "actor/grad_norm", "critic/vf_loss", "critic/grad_norm")
 
 
 def nobody(stage: str) -> None:
@@ -76,21 +77,22 @@ class Step:
         """Tokens of responses that were made."""
         self._sampled += count
 
-    def updates(self, reports: Sequence[StepReport]) -> None:
-        """The optimizer steps: losses and metrics are means over those that report them."""
+    def updates(self, reports: Sequence[StepReport], epochs: int = 1) -> None:
+        """The optimizer steps: losses and metrics are means over those that report them, of several epochs each too."""
         named = []
         for report in reports:
             gained = report.losses.get("rl", 0.0) + report.losses.get("off", 0.0)
             own = {"actor/loss": report.loss, "actor/pg_loss": gained, "actor/grad_norm": report.grad_norm}
             named.append({f"loss/{name}": loss for name, loss in report.losses.items()} | dict(report.metrics) | own)
-        told = _means(named) | {"actor/updates": float(len(reports))}
+        told = _means(named) | _of_epochs(named, epochs) | {"actor/updates": float(len(reports))}
         told["actor/skipped"] = float(sum(bool(report.skipped) for report in reports))
         self._updated(told, reports, "actor", "update")
 
-    def critic_updates(self, reports: Sequence[StepReport]) -> None:
+    def critic_updates(self, reports: Sequence[StepReport], epochs: int = 1) -> None:
         """Those of the critic; what its loss reports is already called `critic/...`."""
         named = [{**report.metrics, "critic/grad_norm": report.grad_norm} for report in reports]
-        self._updated(_means(named), reports, "critic", "update of the critic")
+        told = _means(named) | _of_epochs(named, epochs)
+        self._updated(told, reports, "critic", "update of the critic")
 
     def _updated(self, told: dict[str, float], reports: Sequence[StepReport], whose: str, called: str) -> None:
         for report in reports:
@@ -120,6 +122,17 @@ class Step:
             for name, count in counts.items()
             if count and name in self.stages
         }
+
+
+def _of_epochs(named: Sequence[Mapping[str, float]], epochs: int) -> dict[str, float]:
+    """What each time over the rows moved, where they were gone over several times."""
+    if epochs < 2:
+        return {}
+    size, found = len(named) // epochs, dict[str, float]()
+    for epoch in range(epochs):
+        means = _means(named[epoch * size : (epoch + 1) * size])
+        found |= {f"epoch_{epoch + 1}/{name}": means[name] for name in OF_EPOCHS if name in means}
+    return found
 
 
 def _means(named: Sequence[Mapping[str, float]]) -> dict[str, float]:

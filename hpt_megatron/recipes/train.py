@@ -157,7 +157,7 @@ def course_of(run: RunConfig, roles: Roles, questions: Questions, journal: Journ
     tested = [prompt for prompt in tested if prompt not in pairs]
     held, base = ([], []) if scores_rows(run.algorithm) else (questions.held, questions.base)
     validation = Validation(run, loop, tested, held, pairs, base) if tested or held or pairs or base else None
-    return Course(run, loop, saved, journal, validation, fence)
+    return Course(run, loop, saved, journal, validation, fence, roles.moves)
 
 
 def with_less(run: RunConfig) -> RunConfig:

@@ -11,6 +11,7 @@ from hpt_megatron.report.chart import Line, curves, run_colour
 from hpt_megatron.report.figures import Figures, folded, grid, legend
 from hpt_megatron.report.folder import VAL, Numbers, Recorded
 from hpt_megatron.report.groups import Group, grouped, short_label
+from hpt_megatron.report.kl_chart import against_kl
 from hpt_megatron.report.series import points_of, thin, window_of
 
 HERO = ("reward/mean", "uni/sft_data_ratio", "batch/solved", "pairs/accuracy", "pairs/loss", "val/pairs/accuracy")
@@ -63,6 +64,7 @@ def all_curves(runs: Sequence[Recorded], figures: Figures) -> list[str]:
         more = len(others) - OTHERS_MOST
         left_out = f" ({more} more are in metrics.jsonl alone)" if more > 0 else ""
         folds.append(folded(f"{len(rest)} more numbers{left_out}", grid(rest)))
+    drawn += against_kl(runs, figures)
     return [f'<p class="note">{said}</p>' if said else "", grid(drawn), *folds]
 
 

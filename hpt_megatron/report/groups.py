@@ -59,6 +59,7 @@ GROUPS = (
     Group("Reward by component", ("reward/component/*",), "means"),
     Group("Response length", ("agent/sampled_tokens_mean", "response_length/*"), "sampled tokens"),
     Group("Habits of responses", ("habits/*",), "what a judge may be pleased by"),
+    Group("Entropy coefficient", ("entropy/coeff",), "of the bonus", main=False),
     Group("Entropy", ("entropy/*", "actor/entropy*")),
     Group("KL", ("kl/mean", "critic/kl", "actor/ppo_kl", "actor/kl_loss", "kl/*", "critic/kl_*")),
     Group("Gradient norm", ("*/grad_norm", "grad_norm/*")),
@@ -74,6 +75,7 @@ GROUPS = (
     Group("Prompts whose decision changed", ("uni/prompts_flipped",), "since their visit before"),
     Group("Decisions", ("uni/prompts_*",), "prompts of a step", main=False),
     Group("Idle seconds", ("idle_s/*",), "of a step, by role"),
+    Group("Seconds of moves", ("move_s/*",), "to host memory and back, by model", main=False),
     Group("Tokens per second", ("perf/tokens_per_s",), "trained, over the whole step"),
 )
 

@@ -32,12 +32,12 @@ def distribution(scores: Scores, unit: str, said: str) -> Chart:
     most = max(*scores.chosen, *scores.rejected) or 1
     frame = Frame((scores.edges[0], scores.edges[-1]), (0.0, most * 1.05))
     parts = [
-        *_axes(frame),
+        *axes(frame),
         *(part for colour, _, counts in sides for part in _pile(frame, scores.edges, counts, colour)),
     ]
     middles = [brief((low + high) / 2) for low, high in pairwise(scores.edges)]
     lines = [[label, colour, 0, middles, [brief(each) for each in counts]] for colour, label, counts in sides]
-    return Chart(svg.drawing(WIDE, HIGH, said, parts), [*_place(frame), lines, f"{unit} about"])
+    return Chart(svg.drawing(WIDE, HIGH, said, parts), [*place(frame), lines, f"{unit} about"])
 
 
 def _pile(frame: Frame, edges: Sequence[float], counts: Sequence[float], colour: int) -> list[str]:
@@ -59,7 +59,7 @@ def reliability(bins: Sequence[Bin], said: str) -> Chart:
     frame = Frame((low, 1.0), (0.0, 1.05))
     sides = sorted({side for each in bins for side in (each.low, each.high) if low <= side < 1.0})
     parts = [svg.line(frame.x(side), frame.y(0.0), frame.x(side), frame.y(1.0)) for side in sides]
-    parts += [*_axes(frame), svg.line(frame.x(low), frame.y(low), frame.x(1.0), frame.y(1.0), "diagonal")]
+    parts += [*axes(frame), svg.line(frame.x(low), frame.y(low), frame.x(1.0), frame.y(1.0), "diagonal")]
     largest = max((each.pairs for each in bins), default=1) or 1
     for each in bins:
         x, right = frame.x(each.confidence), frame.y(each.right)
@@ -71,10 +71,10 @@ def reliability(bins: Sequence[Bin], said: str) -> Chart:
         ["right", PREFERRED, 0, at, [brief(each.right) for each in bins]],
         ["pairs", -1, 0, at, [each.pairs for each in bins]],
     ]
-    return Chart(svg.drawing(WIDE, HIGH, said, parts), [*_place(frame), lines, "confidence"])
+    return Chart(svg.drawing(WIDE, HIGH, said, parts), [*place(frame), lines, "confidence"])
 
 
-def _axes(frame: Frame) -> list[str]:
+def axes(frame: Frame) -> list[str]:
     """As those of curves, but with any numbers below."""
     parts = []
     for value in ticks(*frame.values):
@@ -86,6 +86,6 @@ def _axes(frame: Frame) -> list[str]:
     return parts
 
 
-def _place(frame: Frame) -> list[float]:
+def place(frame: Frame) -> list[float]:
     """What the script knows of where a chart lies."""
     return [LEFT, WIDE - LEFT - RIGHT, *map(brief, frame.steps)]

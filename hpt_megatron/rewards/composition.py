@@ -125,6 +125,8 @@ def _turns(parts: Sequence[Weighted], results: Mapping[str, Result], gated: bool
 def _asked(component: Component, sample: Sample, on_error: float) -> Result:
     try:
         result = component.score(sample)
+        if result.turns and len(result.turns) != len(sample.turns):
+            return _failure(on_error, ERROR, f"scores {len(result.turns)} turns of {len(sample.turns)}")
         if all(map(math.isfinite, (result.score, *result.turns))):
             return result
         return _failure(on_error, ERROR, f"score {result.score}, of its turns {result.turns}")

@@ -101,6 +101,27 @@ def test_a_frozen_part_stands_still_and_the_rest_learns(
         assert sorted(answer[3] > 0 for answer in answers) == [False, True], "one stage should have no moments at all"
 
 
+def first_moments(where: Rendezvous, config: RunConfig, batch: Batch) -> tuple[float, Tensor]:
+    """The norm that a first step reports, and what Adam has seen of the gradient."""
+    worker = started(where, config)
+    norm = worker.update(worker.split(batch), components(), plain(worker)).grad_norm
+    seen = [state["exp_avg"].flatten() for part in worker.optimizer.chained_optimizers for state in part.optimizer.state.values()]
+    return norm, torch.cat(seen)
+
+
+def test_a_step_is_made_of_the_gradient_cut_to_the_norm_that_is_allowed(folder: Path, batch: Batch) -> None:
+    """g min(1, clip / |g|), by the first moment (1 - beta1) g of Adam; 0 cuts nothing, and neither does a clip above."""
+    config = untied(Layout(), folder)
+    found = {}
+    for clip in (0.0, 1e3, 0.25):
+        own = replace(config, trainer=replace(config.trainer, clip_grad=clip))
+        ((norm, found[clip]),) = run(1, first_moments, own, batch)
+    assert norm > 0.25, "or there is nothing to cut"
+    assert float(found[0.0].norm()) == pytest.approx(0.1 * norm, rel=1e-4)
+    assert torch.equal(found[0.0], found[1e3])
+    assert torch.allclose(found[0.25], found[0.0] * 0.25 / norm, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("part", ["typo.*", "model.layers.0.self_attn.q_proj.*"])
 def test_a_pattern_that_freezes_nothing_or_half_a_parameter_is_refused(folder: Path, part: str) -> None:
     """In one line, on every process."""

@@ -2,7 +2,8 @@
 
 One process imitates until some rollouts are right and saves. Under each layout of two processes a trainer takes that
 checkpoint back and makes two steps of HPT on an image task. All share one engine, which gets its weights from each
-trainer in turn. Not covered: layouts of more than two processes, which `tests/dist` compares without an engine.
+trainer in turn. A critic on the policy's trunk is trained the same way, without the checkpoint, which has no
+head for it. Not covered: layouts of more than two processes, which `tests/dist` compares without an engine.
 """
 
 from contextlib import closing, contextmanager
@@ -67,11 +68,12 @@ def looped(shared, layout):
     import ray  # by now in the way that a run has it
 
     from hpt_megatron.driver.ray.images import keep
+    from hpt_megatron.driver.ray.start import head_of
     from hpt_megatron.driver.ray.trainer_group import TrainerGroup
 
     base, places, engines, prompts, forbidden, _ = shared
     run = replace(load_run([*GIVEN, *layout]), model=base.model, data=base.data)
-    policy = TrainerGroup(run, places.trainers(run, forbidden))
+    policy = TrainerGroup(run, places.trainers(run, forbidden, head=head_of(run.algorithm)))
     policy.start()
     sync = WeightSync(run, policy, engines.replicas)
     roles = Roles(policy, Teacher(run, run.model.path, keep), engines, Engines(sync, engines))
@@ -122,3 +124,21 @@ def test_two_processes_say_the_same_under_every_layout(shared, alone, name):
         for number in ("actor/loss", "loss/sft", "loss/rl"):
             assert told[number] == pytest.approx(expected[number], abs=1e-4), number
         assert told["actor/grad_norm"] == pytest.approx(expected["actor/grad_norm"], rel=1e-2)
+
+
+def test_a_critic_on_the_policys_trunk_learns_beside_it_and_stays_out_of_the_engine(shared):
+    """Three models of four: the last stage says tokens and values. What is paid is a short answer."""
+    given = ["algorithm=ppo", "algorithm.share_critic=true", "algorithm.overlong.buffer_share=1.0"]
+    given += ["algorithm.overlong.factor=1.0", *LAYOUTS["pp 2"]]
+    with looped(shared, given) as (_, loop):
+        first, second = steps(loop, 1, 2)
+        assert loop.roles.critic is None
+        assert first["critic/vpred_mean"] == 0.0, "its head starts at zero"
+        assert second["critic/vpred_mean"] != 0.0
+        for told in (first, second):
+            assert told["actor/skipped"] == 0
+            assert told["actor/grad_norm"] > 0
+            assert told["loss/value"] > 0
+            assert "critic/grad_norm" not in told, "one optimizer has both"
+            assert told["publish/bytes"] > 0
+        assert second["correction/abs_gap"] < 0.01, "the engine has the trunk of the step before"

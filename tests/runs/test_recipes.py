@@ -1,11 +1,15 @@
 """Every recipe, two steps each, on one trainer and one engine: the rows that it trains are those that it stands for.
 
 Real Megatron, vLLM and Ray, one process for each role. The model has first imitated until some of its rollouts are
-right; what is held against each recipe is read from the rows that reach the trainer. Not covered: what a recipe learns.
+right; what is held against each recipe is read from the rows that reach the trainer. Some also learn, on a task of
+text; HPT does so in the quickstart, losses over files in `test_preferences.py`.
 """
 
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -24,8 +28,9 @@ from hpt_megatron.rewards.turns import first_action
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
 
 pytestmark = pytest.mark.slow
-WARM_UP, BATCH, ROLLOUTS = 45, 16, 4
+WARM_UP, BATCH, ROLLOUTS, TAUGHT = 45, 16, 4, 16
 EVERY_ROLE = ["algorithm.adv_estimator=gae", "algorithm.use_kl_loss=true", "algorithm.kl_loss_coef=0.001"]
+ROOT = Path(__file__).parents[2]
 VERSIONS = count()
 GIVEN = [
     *(f"data.train_batch_size={BATCH}", f"trainer.ppo_mini_batch_size={BATCH}"),
@@ -45,12 +50,13 @@ def parts(tmp_path_factory):
     chat = Chat.open(run.model.path)
     prompts = train_prompts(run.data, chat, PictureRules.of_folder(run.model.path))
     with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
+        roles.policy.save(folder / "begin", {}, True)
         plain = replace(run, algorithm=load_run(GIVEN).algorithm)
         alone = replace(roles, critic=None, reference=None)
         loop = RlLoop(plain, alone, Algorithm(plain), Supply(prompts, build_sampler(run.data, 1, prompts)))
         for number in range(1, WARM_UP + 1):
             loop.step(number, Step(number))
-        yield run, roles, prompts
+        yield run, roles, prompts, folder / "begin"
 
 
 class Seen:
@@ -74,7 +80,7 @@ class Seen:
 
 def stepped(parts, name, *more, steps=1):
     """Steps of a recipe on the shared roles."""
-    base, roles, prompts = parts
+    base, roles, prompts = parts[:3]
     own = load_run([f"experiment=tiny-{name}", *GIVEN, *more])
     run = replace(own, model=base.model, data=base.data)
     policy = Seen(roles.policy)
@@ -251,6 +257,9 @@ def test_ppo_goes_over_the_rows_of_a_step_several_times(parts):
     moved = [report.metrics["actor/ppo_kl"] for report in policy.reports]
     assert moved[0] == pytest.approx(0.0, abs=1e-5)
     assert abs(moved[2]) > 1e-6, "the second time over the same rows the policy is another"
+    for name in ("actor/ppo_kl", "actor/grad_norm", "critic/vf_loss", "critic/grad_norm"):
+        assert told[name] == pytest.approx((told[f"epoch_1/{name}"] + told[f"epoch_2/{name}"]) / 2, rel=1e-5), name
+    assert told["epoch_1/actor/ppo_kl"] == pytest.approx((moved[0] + moved[1]) / 2)
     assert told["critic/vf_loss"] > 0
     assert "critic/vf_explained_var" in told
 
@@ -293,6 +302,56 @@ def test_kl_may_be_taken_from_the_reward(parts):
     check(policy, told)
     assert told["critic/kl"] > 0
     assert told["critic/kl_coeff"] == 0.1
+
+
+@pytest.fixture(scope="module")
+def taught(parts):
+    """Another task, of pairs in text; the checkpoint of a policy that 16 steps have shown its answers."""
+    base, roles, _, begin = parts
+    given = [each for each in GIVEN if not each.startswith("data.make=")]
+    folder = begin.parent / "pref"
+    run = with_files(load_run([*given, "data.make=pref", f"model.path={base.model.path}"]), folder)
+    chat = Chat.open(run.model.path)
+    prompts = train_prompts(run.data, chat, PictureRules.of_folder(run.model.path))
+    run = replace(run, trainer=replace(run.trainer, sft_warmup_steps=TAUGHT))
+    roles.policy.restore(begin)
+    alone = replace(roles, critic=None, reference=None)
+    loop = RlLoop(run, alone, Algorithm(run), Supply(prompts, build_sampler(run.data, 1, prompts)))
+    for number in range(1, TAUGHT + 1):
+        loop.step(number, Step(number))
+    roles.policy.save(folder / "start", {}, True)
+    return run, roles, prompts, folder / "start"
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "online-dpo", "rejection"])
+def test_what_is_sampled_gets_better(taught, name):
+    """Mean reward of 64 rollouts a step, from a policy that is seldom right and is the reference too."""
+    _, roles, _, start = taught
+    roles.policy.restore(start)
+    roles.reference.fill(start)
+    rate = "trainer.lr=5e-4" if name == "online-dpo" else "trainer.lr=1e-3"
+    _, told, _ = stepped(taught, name, rate, steps=14)
+    rewards = [each["reward/mean"] for each in told]
+    assert 0.05 < rewards[0] < 0.5
+    assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.15
+
+
+def test_the_example_of_an_own_loop_is_paid_by_its_own_reward(parts):
+    base, roles, prompts = parts[:3]
+    loaded = spec_from_file_location("own_loop", ROOT / "examples" / "own_loop.py")
+    example = module_from_spec(loaded)
+    loaded.loader.exec_module(example)
+    run = replace(load_run([*example.RUN, *GIVEN]), model=base.model, data=base.data)
+    own_roles = replace(roles, critic=None, reference=None)
+    loop = RlLoop(run, own_roles, Algorithm(run), Supply(prompts, build_sampler(run.data, 5, prompts)))
+    loop.version = f"weights {next(VERSIONS)}"
+    log = example.own_step(loop, WARM_UP + 1)
+    told = log.metrics()
+    assert loop.version == str(WARM_UP + 1)
+    assert told["reward/mean"] == pytest.approx(told["critic/score/mean"], abs=1e-5)
+    assert round(100 * told["critic/score/max"]) % 100 != 0, "a word too many costs a hundredth"
+    assert told["actor/grad_norm"] > 0
+    assert len(log.records) == BATCH
 
 
 def test_a_dead_engine_is_started_again_within_the_step(parts):

@@ -3,7 +3,8 @@
     rl        mix_on                    on trained tokens of rollouts
     off       mix_off * off_loss_coef   on trained tokens of demonstrations
     sft       mix_sft * sft_loss_coef   on the same
-    entropy   entropy_coeff             on trained tokens (of rollouts alone with `entropy_on_demo` false)
+    entropy   entropy_coeff, or what `entropy_control.py` has made of it
+                                        on trained tokens (of rollouts alone with `entropy_on_demo` false)
     kl        kl_loss_coef              on trained tokens of rollouts
     value     value_coef                on trained tokens of rollouts
 
@@ -37,12 +38,12 @@ class Coefficients:
     length: int = 1  # the constant of `constant` and of `official`: the longest response
 
 
-def coefficients(algorithm: AlgorithmConfig, longest_response: int) -> Coefficients:
-    """The coefficients that a run asks for."""
+def coefficients(algorithm: AlgorithmConfig, longest_response: int, entropy: float | None = None) -> Coefficients:
+    """The coefficients that a run asks for; `entropy` takes the place of its own."""
     return Coefficients(
         sft=algorithm.sft_loss_coef,
         off=algorithm.off_loss_coef,
-        entropy=algorithm.entropy_coeff,
+        entropy=algorithm.entropy_coeff if entropy is None else entropy,
         kl=algorithm.kl_loss_coef if algorithm.use_kl_loss else 0.0,
         value=algorithm.value_coef if trains_critic(algorithm) else 0.0,
         entropy_on_demo=algorithm.entropy_on_demo,

@@ -218,6 +218,20 @@ def check_coefficients(run: RunConfig) -> Iterator[Problem]:
         yield Problem("algorithm.entropy_coeff", algorithm.entropy_coeff, why, str(ENTROPY_USUAL), "warning")
 
 
+def check_entropy_control(run: RunConfig) -> Iterator[Problem]:
+    """A coefficient that is to be raised begins below its bound, and takes steps."""
+    control, low = run.algorithm.entropy_ctrl, run.algorithm.entropy_coeff
+    if control.target is None:
+        return
+    if control.target <= 0:
+        yield Problem("algorithm.entropy_ctrl.target", control.target, "no entropy lies below it", "0.3, or null")
+    if control.step <= 0:
+        yield Problem("algorithm.entropy_ctrl.step", control.step, "the coefficient would not be raised", "0.001")
+    if control.high <= low:
+        why = f"is not above entropy_coeff {low:g}, where the coefficient begins"
+        yield Problem("algorithm.entropy_ctrl.high", control.high, why, str(ENTROPY_USUAL))
+
+
 def check_kl(run: RunConfig) -> Iterator[Problem]:
     """A KL term is either on with a coefficient, or off; a controller that adapts has something to adapt to."""
     algorithm, kl_ctrl = run.algorithm, run.algorithm.kl_ctrl

@@ -32,6 +32,13 @@ def check_reward_version(run: RunConfig) -> Iterator[Problem]:
         yield Problem("reward.reward_impl_version", version, "no such reward", right)
 
 
+def check_turn_reward(run: RunConfig) -> Iterator[Problem]:
+    """A loss over pairs has one number for each answer, and no turn of it earns anything."""
+    coef = run.reward.turn_coef
+    if coef and run.algorithm.preference.loss is not None:
+        yield Problem("reward.turn_coef", coef, "pairs are told apart by whole answers", "0")
+
+
 def check_retrieval_success(run: RunConfig) -> Iterator[Problem]:
     """Reward 7 gives no accuracy; of its score, the format's part alone is no success."""
     if run.reward.number != RETRIEVAL:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hpt_megatron.algorithms import build
 from hpt_megatron.algorithms.assemble import without_baselines
 from hpt_megatron.algorithms.gates import Group, judge
-from hpt_megatron.algorithms.kl_reward import kl_reward, score_on_last
+from hpt_megatron.algorithms.kl_reward import kl_reward, reward_of_tokens
 from hpt_megatron.algorithms.objective.part import OPTIONAL, Component
 from hpt_megatron.algorithms.outcome import batch_metrics, count, mean_scores, success_rule, successes
 from hpt_megatron.algorithms.routing.build import build_strategy, route_step
@@ -32,6 +32,7 @@ from hpt_megatron.driver.loop.rollouts import components_of
 from hpt_megatron.protocol.rows import Rows
 
 WEIGHT, CRITIC, FORMAT = "weight_", "value", "format"
+ENTROPY = "entropy/rl"
 ALWAYS = ("ids", "trained", *OPTIONAL)
 KEPT_FIELDS = ("prompt", "sample")
 
@@ -73,6 +74,7 @@ class Algorithm:
         self.gates = build.build_gates(algorithm)
         self.refill = build.build_refill(algorithm, run.data.train_batch_size, run.data.train_batch_size)
         self.controller = build.build_controller(algorithm)
+        self.entropy = build.build_entropy_control(algorithm)
         self.scale = build.build_reward_scale(algorithm)
         self.overlong = build.build_overlong(algorithm, run.data.max_response_length)
         every = build.build_components(algorithm)
@@ -123,7 +125,7 @@ class Algorithm:
             penalty = overlong_penalty(response_lengths(rows), self.overlong)
             rows = rows.with_fields(score=rows.fields["score"] + torch.where(rows.fields["off"], 0.0, penalty))
         rows, told = build.scale_scores(rows, self.scale)
-        rows = rows.with_tokens(reward=score_on_last(rows), success=rows.per_token(rows.fields["success"]))
+        rows = rows.with_tokens(reward=reward_of_tokens(rows), success=rows.per_token(rows.fields["success"]))
         if ref_logp is not None and self.config.kl_ctrl.kl_coef > 0:
             rows, measured = self._less_kl(rows, ref_logp)
             told |= measured
@@ -143,8 +145,8 @@ class Algorithm:
 
     def weighted(self, rows: Rows, micro_batch: Tensor, ranks: int, components: Sequence[Component]) -> Rows:
         """Rows with the weights of some components, and no column that none of them reads."""
-        longest = self.run.data.max_response_length
-        weights = build.build_weights(rows, self.config, longest, micro_batch, ranks)
+        longest, entropy = self.run.data.max_response_length, self.entropy.coefficient
+        weights = build.build_weights(rows, self.config, longest, micro_batch, ranks, entropy)
         read = {*ALWAYS, *(name for part in components for name in part.reads)}
         tokens = {name: column for name, column in rows.tokens.items() if name in read}
         fields = {name: rows.fields[name] for name in KEPT_FIELDS}
@@ -152,16 +154,25 @@ class Algorithm:
         named = {f"{WEIGHT}{name}": weight for name, weight in weights.items() if name in names}
         return Rows(rows.lengths, {**tokens, **named}, fields)
 
+    def updated(self, told: Mapping[str, float]) -> dict[str, float]:
+        """After the optimizer steps of a step, by what they measured; answers what they were made with."""
+        if self.entropy.target is None or ENTROPY not in told:
+            return {}
+        used = self.entropy.coefficient
+        self.entropy.observe(told[ENTROPY])
+        return {"entropy/coeff": used}
+
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         strategy, refill, kl = self.strategy.state_dict(), self.refill.state_dict(), self.controller.state_dict()
-        return {"strategy": strategy, "refill": refill, "kl": kl}
+        return {"strategy": strategy, "refill": refill, "kl": kl, "entropy": self.entropy.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` gave."""
         self.strategy.load_state_dict(state["strategy"])
         self.refill.load_state_dict(state["refill"])
         self.controller.load_state_dict(state["kl"])
+        self.entropy.load_state_dict(state.get("entropy", {}))
 
 
 def _of_credit(rows: Rows, advantage: Tensor, returns: Tensor) -> dict[str, float]:

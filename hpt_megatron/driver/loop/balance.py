@@ -50,7 +50,7 @@ def balance(collected: Collected, demonstrations: Batch, decided: Decided) -> Ba
 
 
 def scored(demonstrations: Batch, collected: Collected) -> Batch:
-    """Demonstrations with the fields of rollouts."""
+    """Demonstrations with the columns of rollouts."""
     rows, like = demonstrations.rows, collected.batch.rows.fields
     places = rows.fields["prompt"].tolist()
     more: dict[str, Tensor] = {}
@@ -63,7 +63,12 @@ def scored(demonstrations: Batch, collected: Collected) -> Batch:
             more[name] = torch.tensor(told, dtype=column.dtype)
         else:
             more[name] = torch.zeros(len(places), dtype=column.dtype)
-    return demonstrations.with_rows(rows.with_fields(**more))
+    tokens = {
+        name: torch.zeros(rows.num_tokens, dtype=column.dtype)
+        for name, column in collected.batch.rows.tokens.items()
+        if name not in rows.tokens
+    }
+    return demonstrations.with_rows(rows.with_fields(**more).with_tokens(**tokens))
 
 
 def numbered_on(batch: Batch, first: int) -> Batch:

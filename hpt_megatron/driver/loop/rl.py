@@ -19,12 +19,12 @@ from typing import Any
 
 from hpt_megatron.algorithms.build import build_prefix
 from hpt_megatron.algorithms.lengths import length_metrics
-from hpt_megatron.algorithms.routing.decision import Decision, Outcome, Routing
+from hpt_megatron.algorithms.routing.decision import Decision, Routing
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
 from hpt_megatron.driver.loop.ahead import Ahead
 from hpt_megatron.driver.loop.algorithm import Algorithm
-from hpt_megatron.driver.loop.balance import balance, numbered_on
+from hpt_megatron.driver.loop.balance import balance
 from hpt_megatron.driver.loop.joined import Part, over_rounds
 from hpt_megatron.driver.loop.learned import Learned
 from hpt_megatron.driver.loop.roles import NO_PREFIX, Asked, Collected, Roles
@@ -56,45 +56,59 @@ class RlLoop(SupervisedLoop):
 
     def step(self, number: int, log: Step) -> None:
         """One step of the run."""
+        if self.run.imitates(number):
+            super().step(number, log)
+            return
+        self.begin(number)
+        self.learn(self.rounds(number, log), number, log)
+
+    def begin(self, number: int) -> None:
+        """Before the first prompts of a step with rollouts are taken."""
         self.record.begin(number, self.algorithm)
-        made = self.imitation(log) if self.run.imitates(number) else self.rounds(number, log)
-        self.learn(made, number, log)
-        self.version = str(number)
+        self.algorithm.refill.begin()
 
     def rounds(self, number: int, log: Step) -> Made:
         """Rounds of rollouts until enough groups are kept, or no round is left."""
-        self.algorithm.refill.begin()
-        parts: list[Batch] = []
+        made: list[Made] = []
         sampled: list[Rows] = []
         told: list[Part] = []
-        outcomes: list[Outcome] = []
-        decisions: list[Decision] = []
-        without = [0, 0]
         while (draw := self.algorithm.refill.to_draw()) > 0:
             with log.stage("prepare"):
                 taken = self.supply.take(draw)
-            if parts:
+            if made:
                 collected = self.collect(self._asked(taken, number), log, "generate_more")
             else:
                 collected = self._first_round(taken, number, log)
             told.append((collected.batch.rows.num_rows, collected.metrics))
             sampled.append(collected.batch.rows)
-            log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
-            with log.stage("balance"):
-                decided = self.algorithm.decide(collected, taken, number)
-                shown = self.shown(taken, decided.decisions)
-                balanced = balance(collected, shown, decided)
-                self.record.round(taken, collected, shown, decided)
-            log.add(dict(decided.metrics))
-            log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
-            parts.append(numbered_on(balanced.batch, len(outcomes)))
-            outcomes += decided.outcomes
-            decisions += decided.decisions
-            without = [without[0] + decided.routing.without_target, without[1] + decided.routing.without_rollout]
+            made.append(self.decided(taken, collected, number, log))
         log.add(over_rounds(told))
         log.add(length_metrics(sampled))
-        log.sampled(sum(int(rows.tokens["trained"].sum()) for rows in sampled))
-        return Made(Batch.concat(parts), outcomes, Routing(decisions, *without))
+        return Made.joined(made)
+
+    def generate(self, taken: Sequence[Prompt], number: int, log: Step) -> Collected:
+        """Scored rollouts of some prompts."""
+        return self.collect(self._asked(taken, number), log, "generate")
+
+    def decided(self, taken: Sequence[Prompt], collected: Collected, number: int, log: Step) -> Made:
+        """The rows that a round leaves: rollouts of prompts that explore, demonstrations of those that imitate."""
+        log.add({f"batch/left_out/{why}": float(count) for why, count in collected.left_out.items()})
+        with log.stage("balance"):
+            decided = self.algorithm.decide(collected, taken, number)
+            shown = self.shown(taken, decided.decisions)
+            balanced = balance(collected, shown, decided)
+            self.record.round(taken, collected, shown, decided)
+        log.add(dict(decided.metrics))
+        log.add({f"batch/{name}": float(count) for name, count in balanced.counts.items()})
+        log.sampled(int(collected.batch.rows.tokens["trained"].sum()))
+        routing = decided.routing
+        kept = Routing(decided.decisions, routing.without_target, routing.without_rollout)
+        return Made(balanced.batch, decided.outcomes, kept)
+
+    def learn(self, made: Made, number: int, log: Step) -> None:
+        """As above; whoever generates next does it at the new weights."""
+        super().learn(made, number, log)
+        self.version = str(number)
 
     def _first_round(self, taken: Sequence[Prompt], number: int, log: Step) -> Collected:
         """What was generated ahead, or else now; then the next step's begins."""
@@ -108,7 +122,7 @@ class RlLoop(SupervisedLoop):
                 log.note(f"{error}; this step's rollouts are asked for again")
                 self._mend(log)
         if collected is None:
-            collected = self.collect(self._asked(taken, number), log, "generate")
+            collected = self.generate(taken, number, log)
         if self.run.trainer.staleness and number < (self.run.trainer.total_training_steps or 0):
             self._begin_next(number + 1, log)
         return collected

@@ -14,6 +14,7 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.algorithms.prefix import PrefixSettings
 from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.engines import Engines
+from hpt_megatron.driver.loop.moves import Moves
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
 
@@ -129,3 +130,4 @@ class Roles:
     critic: Critic | None = None
     judges: tuple[Any, ...] = ()
     """Reward models (`learned.py:Judge`)."""
+    moves: Moves = field(default_factory=Moves)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.record import Record
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.protocol.batch import Batch, Images
+from hpt_megatron.protocol.rows import Rows
 from hpt_megatron.rewards.build import build_scorer
+from hpt_megatron.rewards.component import on_turn_ends
 from hpt_megatron.rewards.composition import Scored
 from hpt_megatron.rewards.habits import Habits, habit_metrics, habits_of
 from hpt_megatron.rollout.agent.build import agent_of
@@ -58,7 +61,7 @@ class Rollouts:
         self.run, self.keep, self.written = run, keep, written
         self.agent = agent_of(run, engine, folder)
         self.scorer = build_scorer(run)
-        self._targets: dict[str, Mapping[str, float]] = {}
+        self._targets: dict[tuple[Any, ...], Mapping[str, float]] = {}
 
     def collect(self, asked: Asked) -> Collected:
         """Samples, scores, and makes rows."""
@@ -91,13 +94,16 @@ class Rollouts:
         names = self.scorer.composition.names
         rows = made.batch.rows.with_fields(**_fields(kept, names, asked.samples))
         rows = rows.with_fields(valid=rows.fields["valid"] & torch.tensor([each.valid for _, each in kept]).bool())
+        earned: dict[str, float] = {}
+        if self.run.reward.turn_coef:
+            rows, earned = _with_turns(rows, kept, self.run.reward.turn_coef)
         images = self.keep(made.batch.images)
         self._write(asked, done, scored)
         told = metrics(done, {uid: record.reference for uid, record in records.items()})
         return Collected(
             Batch(rows, images, made.batch.shown, made.batch.counts),
             self._judged(asked) if asked.purpose == "train" else {},
-            {**told, **self.scorer.metrics(scored), **looks, "timing_s/reward": waited},
+            {**told, **self.scorer.metrics(scored), **earned, **looks, "timing_s/reward": waited},
             made.left_out,
         )
 
@@ -116,11 +122,11 @@ class Rollouts:
     def _judged(self, asked: Asked) -> dict[int, Mapping[str, float]]:
         """What the prompts' own targets are worth; asked once for each prompt."""
         shown = {record.index: record for record in asked.records if record.target}
-        new = [record for uid, record in shown.items() if uid not in self._targets]
+        new = [record for record in shown.values() if record.demonstrated not in self._targets]
         for record, scored in zip(new, self.scorer.score([sample_of_target(each) for each in new]), strict=True):
-            self._targets[record.index] = {**scored.components, WORTH: scored.total}
+            self._targets[record.demonstrated] = {**scored.components, WORTH: scored.total}
         pairs = zip(asked.records, asked.places, strict=True)
-        return {place: self._targets[record.index] for record, place in pairs if record.index in shown}
+        return {place: self._targets[record.demonstrated] for record, place in pairs if record.index in shown}
 
     def _habits(self, found: Sequence[Habits], scored: Sequence[Scored]) -> dict[str, float]:
         """Over the rollouts that count; one is wrong where `algorithm.success` is not met. Of a validation nothing."""
@@ -165,6 +171,17 @@ def _fields(pairs: Sequence[tuple[Trajectory, Scored]], names: Sequence[str], sa
     for name in names:
         found[f"{REWARD}{name}"] = torch.tensor([each.components[name] for _, each in pairs], dtype=torch.float32)
     return found
+
+
+def _with_turns(rows: Rows, pairs: Sequence[tuple[Trajectory, Scored]], coef: float) -> tuple[Rows, dict[str, float]]:
+    """Rows with what each turn earned on its last token, and the mean of a row's sum."""
+    earned = [
+        on_turn_ends(each.turns, one.loss_mask, one.turn_id) if each.turns else [0.0] * len(one.ids)
+        for one, each in pairs
+    ]
+    column = coef * torch.tensor([number for row in earned for number in row], dtype=torch.float32)
+    rows = rows.with_tokens(turn_reward=column)
+    return rows, {"reward/turns": float(rows.row_sum(column).mean())} if rows.num_rows else {}
 
 
 def components_of(fields: Mapping[str, Tensor]) -> dict[str, Tensor]:

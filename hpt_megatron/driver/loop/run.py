@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.checkpoints import Checkpoints, read
 from hpt_megatron.driver.loop.fence import UNFENCED, Fence
+from hpt_megatron.driver.loop.moves import Moves
 from hpt_megatron.driver.loop.roles import Saved
 from hpt_megatron.driver.loop.saver import Saver
 from hpt_megatron.errors import HptError, UserError
@@ -117,7 +118,9 @@ class Course:
         journal: Journal,
         validate: Validate | None = None,
         fence: Fence = UNFENCED,
+        moves: Moves | None = None,
     ) -> None:
+        self.moves = moves or Moves()
         self.run, self.loop, self.saved, self.journal, self.validate = run, loop, saved, journal, validate
         self.stop, self.saving, self.fence = "", dict[str, float](), fence
         self.checkpoints = Checkpoints(journal.folder / CHECKPOINTS, run.trainer.keep_last, fence)
@@ -173,6 +176,7 @@ class Course:
         log.add(self.saving)
         self.saving = {}
         self.loop.step(number, log)
+        log.add(self.moves.taken())
         told: Mapping[str, float] = {}
         every = self.run.trainer.test_freq
         if self.validate is not None and (_due(number, every) or (last and every > 0)):

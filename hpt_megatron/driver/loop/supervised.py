@@ -21,7 +21,7 @@ from hpt_megatron.config.algorithm import needs_reference, trains_critic
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
 from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
-from hpt_megatron.driver.loop.balance import balance, followed
+from hpt_megatron.driver.loop.balance import balance, followed, numbered_on
 from hpt_megatron.driver.loop.roles import Collected, Roles
 from hpt_megatron.driver.loop.step_record import StepRecord
 from hpt_megatron.driver.loop.supply import Supply
@@ -37,6 +37,18 @@ class Made:
     batch: Batch
     outcomes: list[Outcome]
     routing: Routing
+
+    @classmethod
+    def joined(cls, rounds: Sequence["Made"]) -> "Made":
+        """Of all rounds of a step; its prompts are numbered through."""
+        batches: list[Batch] = []
+        outcomes: list[Outcome] = []
+        for each in rounds:
+            batches.append(numbered_on(each.batch, len(outcomes)))
+            outcomes += each.outcomes
+        decisions = [decision for each in rounds for decision in each.routing.decisions]
+        without = [(each.routing.without_target, each.routing.without_rollout) for each in rounds]
+        return cls(Batch.concat(batches), outcomes, Routing(decisions, *map(sum, zip(*without, strict=True))))
 
 
 class SupervisedLoop:
@@ -122,7 +134,8 @@ class SupervisedLoop:
         if critic is not None:
             with log.stage("update_critic"):
                 own = algorithm.critic_components
-                log.critic_updates([critic.update(weighted(part, algorithm, own), own) for part in self._parts(batch)])
+                reports = [critic.update(weighted(part, algorithm, own), own) for part in self._parts(batch)]
+                log.critic_updates(reports, self.run.trainer.ppo_epochs)
         if log.number > self.run.trainer.critic_warmup:
             with log.stage("update"):
                 reports = []
@@ -130,7 +143,8 @@ class SupervisedLoop:
                     ready = weighted(part, algorithm, algorithm.components)
                     report = self.roles.policy.update(ready, algorithm.components)
                     reports.append(self.record.update(ready, report))
-                log.updates(reports)
+                log.updates(reports, self.run.trainer.ppo_epochs)
+            log.add(algorithm.updated(log.metrics()))
         if "critic/error" in (told := log.metrics()):
             log.add({"critic/vf_explained_var": explained_variance(told)})
         log.tokens(batch.rows.num_tokens)

@@ -7,6 +7,7 @@ Example: Teacher(run, folder).show([record], [0]).rows.tokens["trained"]
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class Teacher:
         instruction = instruction_of(mode, run.rollout.agent_prompt)
         chat, viewer = Chat.open(folder), viewer_of(run, folder)
         self.prompting = Prompting(chat, viewer, prompt_rules(run.data), instruction)
-        self._made: OrderedDict[str, Batch] = OrderedDict()
+        self._made: OrderedDict[tuple[Any, ...], Batch] = OrderedDict()
 
     def show(self, records: Sequence[Record], places: Sequence[int]) -> Batch:
         """One row for each record whose target can be shown, in order, with the place of its prompt."""
@@ -45,10 +46,11 @@ class Teacher:
         return Batch.concat(shown) if shown else batch_of([], self.prompting.viewer.rules)
 
     def _row(self, record: Record) -> Batch:
-        if record.index not in self._made:
+        key = record.demonstrated
+        if key not in self._made:
             made = demonstrations([record], [0], self.prompting, self.run.data.max_prefix_len).batch
-            self._made[record.index] = Batch(made.rows, self.keep(made.images), made.shown, made.counts)
+            self._made[key] = Batch(made.rows, self.keep(made.images), made.shown, made.counts)
             if len(self._made) > MOST:
                 self._made.popitem(last=False)
-        self._made.move_to_end(record.index)
-        return self._made[record.index]
+        self._made.move_to_end(key)
+        return self._made[key]

@@ -18,6 +18,7 @@ from hpt_megatron.config.algorithm import AlgorithmConfig, scores_rows, trains_c
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.engines import Engines, SharedEngines
 from hpt_megatron.driver.loop.learned import Judge
+from hpt_megatron.driver.loop.moves import Moves
 from hpt_megatron.driver.loop.reward_run import RewardRun
 from hpt_megatron.driver.loop.roles import Roles
 from hpt_megatron.driver.loop.teacher import Teacher
@@ -56,19 +57,20 @@ def open_roles(
         models = build_models(run.algorithm)
         shares = run.trainer.placement == "colocated"  # the engines want the devices, whoever else stands on them
         asleep = run.trainer.offload_frozen or shares
-        policy = TrainerGroup(run, place.trainers(run, forbidden, head=head_of(run.algorithm)))
+        moves = Moves()
+        policy = TrainerGroup(run, place.trainers(run, forbidden, head=head_of(run.algorithm)), moves=moves)
         reference = critic = None
         if "reference" in models:
-            reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference", asleep)
+            reference = TrainerGroup(run, place.trainers(run, forbidden, train=False), "reference", asleep, moves)
         if "critic" in models:
             own = replace(run, trainer=replace(run.trainer, lr=run.trainer.critic_lr or run.trainer.lr))
-            critic = TrainerGroup(own, place.trainers(own, forbidden, head="scalar"), "critic", shares)
-        judges = tuple(_judge(each, run, place, forbidden, asleep) for each in trained)
+            critic = TrainerGroup(own, place.trainers(own, forbidden, head="scalar"), "critic", shares, moves)
+        judges = tuple(_judge(each, run, place, forbidden, asleep, moves) for each in trained)
         teacher = Teacher(run, model, keep)
         groups = [each for each in (policy, reference, critic, *(judge.model for judge in judges)) if each is not None]
         if not generates:
             _start(groups)
-            yield Roles(policy, teacher, reference=reference, critic=critic)
+            yield Roles(policy, teacher, reference=reference, critic=critic, moves=moves)
             return
         rollouts = RolloutGroup(place.engines(run, model, folder / ROLLOUTS))
         stack.callback(lambda: _quietly(rollouts.stop))
@@ -87,13 +89,15 @@ def open_roles(
         sync = WeightSync(run, policy, rollouts.replicas, transport)
         stack.callback(sync.close)
         engines = SharedEngines(sync, rollouts, policy) if shared else Engines(sync, rollouts)
-        yield Roles(policy, teacher, rollouts, engines, reference, critic, judges)
+        yield Roles(policy, teacher, rollouts, engines, reference, critic, judges, moves)
 
 
-def _judge(trained: RewardRun, run: RunConfig, place: Places, forbidden: tuple[int, ...], asleep: bool) -> Judge:
+def _judge(
+    trained: RewardRun, run: RunConfig, place: Places, forbidden: tuple[int, ...], asleep: bool, moves: Moves
+) -> Judge:
     own = trained.under(run)
     actors = place.trainers(own, forbidden, head="scalar", train=False, apart=run.reward.learned.devices == "own")
-    group = TrainerGroup(own, actors, f"reward model {trained.name}", asleep)
+    group = TrainerGroup(own, actors, f"reward model {trained.name}", asleep, moves)
     return Judge(trained.name, trained.heads, group, trained.statistics)
 
 

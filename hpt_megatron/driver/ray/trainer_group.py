@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.run import RunConfig
+from hpt_megatron.driver.loop.moves import Moves
 from hpt_megatron.driver.ray.call import answer, answers
 from hpt_megatron.layout.micro_batches import Assigned, assigned
 from hpt_megatron.protocol.arrays import tensors
@@ -35,8 +36,16 @@ class TrainerGroup:
     One that `rests` is in host memory but while it is asked: nobody else has to make room for it.
     """
 
-    def __init__(self, run: RunConfig, actors: Sequence[Any], name: str = "policy", rests: bool = False) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        actors: Sequence[Any],
+        name: str = "policy",
+        rests: bool = False,
+        moves: Moves | None = None,
+    ) -> None:
         self.run, self.actors, self.name, self.rests = run, list(actors), name, rests
+        self.moves = moves or Moves()
         self.replica: list[int] = []
 
     def start(self) -> None:
@@ -162,11 +171,13 @@ class TrainerGroup:
 
     def offload(self, weights: bool = True) -> None:
         """All ranks out of device memory."""
-        self._all("offload", weights)
+        with self.moves.of(self.name):
+            self._all("offload", weights)
 
     def onload(self) -> None:
         """And back."""
-        self._all("onload")
+        with self.moves.of(self.name):
+            self._all("onload")
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return answers([getattr(actor, method).remote(*arguments) for actor in self.actors], self.name)

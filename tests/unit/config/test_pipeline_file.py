@@ -1,10 +1,13 @@
 """Files of pipelines: what each stage is given, rounds, and everything that is wrong with a file in one line."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hpt_megatron.cli import main
 from hpt_megatron.config.files import configs_folder
+from hpt_megatron.config.load import load
 from hpt_megatron.config.pipeline import read_pipeline
 from hpt_megatron.errors import UserError
 
@@ -25,6 +28,23 @@ def test_a_stage_is_given_base_then_its_own_then_the_command_line_and_what_earli
     assert ppo.given[-2:] == ("trainer.seed=7", f"trainer.run_dir={tmp_path / 'ppo'}")
     assert ppo.given.index("experiment=tiny-ppo") < ppo.given.index("trainer.seed=7")
     assert ppo.handed == [f"model.path={tmp_path / 'sft' / 'hub'}", f"reward.learned.runs=[{tmp_path / 'reward'}]"]
+
+
+def test_the_shipped_chain_for_a_node_has_the_usual_numbers():
+    """Those of the table in docs/ppo.md."""
+    given = [list(turn.given) for turn in read_pipeline("rlhf").turns(Path("x"))]
+    sft, reward, ppo = (load(each).run for each in given)
+    assert all(1e-6 <= run.trainer.lr <= 5e-5 for run in (sft, reward))
+    assert [run.trainer.lr_warmup_share for run in (sft, reward)] == [0.04, 0.04]
+    assert sft.supervised
+    assert 1e-6 <= ppo.trainer.lr <= 5e-6
+    assert 1 <= ppo.trainer.critic_lr / ppo.trainer.lr <= 5
+    control = ppo.algorithm.kl_ctrl
+    assert (control.type, control.target_kl, control.low, control.high) == ("adaptive", 6.0, 0.01, 0.5)
+    assert 0.05 <= control.kl_coef <= 0.2
+    assert 0 <= ppo.algorithm.entropy_coeff <= 0.01
+    assert (ppo.algorithm.clip_ratio_low, ppo.algorithm.gamma, ppo.algorithm.lam) == (0.2, 1.0, 0.95)
+    assert (ppo.trainer.ppo_epochs, ppo.data.train_batch_size, ppo.trainer.ppo_mini_batch_size) == (2, 128, 64)
 
 
 def test_each_round_begins_with_the_last_weights_of_the_one_before(tmp_path):

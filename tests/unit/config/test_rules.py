@@ -198,6 +198,18 @@ BROKEN = [
     ([SEVEN, "algorithm.sft_loss_coef=-1"], "algorithm.sft_loss_coef", "negative", "0 or more", "error"),
     ([SEVEN, "algorithm.sft_loss_coef=0"], "algorithm.sft_loss_coef", "learn nothing", "above 0", "warning"),
     ([SEVEN, "algorithm.entropy_coeff=0.1"], "algorithm.entropy_coeff", "usual range", "0.01", "warning"),
+    (
+        [SEVEN, "algorithm.entropy_ctrl.target=0"],
+        *("algorithm.entropy_ctrl.target", "no entropy lies below", "null", "error"),
+    ),
+    (
+        [SEVEN, "algorithm.entropy_ctrl.target=0.3", "algorithm.entropy_ctrl.step=0"],
+        *("algorithm.entropy_ctrl.step", "not be raised", "0.001", "error"),
+    ),
+    (
+        [SEVEN, "algorithm.entropy_ctrl.target=0.3", "algorithm.entropy_coeff=0.01"],
+        *("algorithm.entropy_ctrl.high", "where the coefficient begins", "0.01", "error"),
+    ),
     ([SEVEN, "algorithm.use_kl_loss=true"], "algorithm.use_kl_loss", "only cost", "false", "warning"),
     ([SEVEN, "algorithm.kl_loss_coef=0.1"], "algorithm.kl_loss_coef", "acts on nothing", "0", "error"),
     ([SEVEN, "algorithm.kl_ctrl.type=adaptive"], "algorithm.kl_ctrl.kl_coef", "0 stays 0", "0.05", "error"),
@@ -484,6 +496,7 @@ BROKEN = [
         "error",
     ),
     (["algorithm=ppo", "reward.learned.runs=[nowhere]"], "reward.learned.runs", "no such folder", "reward", "error"),
+    (["experiment=tiny-online-dpo", "reward.turn_coef=0.1"], "reward.turn_coef", "whole answers", "0", "error"),
     (["reward.constraint.how=gate"], "reward.constraint.component", "no reward model", "component", "error"),
     (["algorithm.share_critic=true"], "algorithm.share_critic", "no critic", "gae", "error"),
     (["trainer.ppo_epochs=2", "algorithm.policy_loss=none"], "trainer.ppo_epochs", "holds", "clip", "warning"),

@@ -84,7 +84,8 @@ class Leaves:
         raise SystemExit(0)
 
 
-BAD = [Broken(), Fixed(math.nan), Fixed(math.inf), Turned((1.0, math.nan)), Turned(("1",)), Leaves()]
+TURNED = [Turned((1.0, math.nan)), Turned(("1",)), Turned((1.0, 1.0))]
+BAD = [Broken(), Fixed(math.nan), Fixed(math.inf), *TURNED, Leaves()]
 
 
 @pytest.mark.parametrize("broken", BAD)
