@@ -1,4 +1,4 @@
-"""A loop of your own over the parts of `hpt train`: generate, reward, step. Minutes on two cores, from nothing.
+"""A loop of your own over the parts of `hpt train`: generate, reward, step. A minute on two cores, from nothing.
 
 python examples/own_loop.py
 """
@@ -9,11 +9,11 @@ from hpt_megatron.observe.display import line_of
 from hpt_megatron.observe.step import Step
 from hpt_megatron.recipes.open_loop import open_loop, rescored, responses
 
-WARM_UP, STEPS = 40, 60
+WARM_UP, STEPS = 16, 40
 RUN = [
     *("experiment=tiny-grpo", "layout=tp1", "trainer.n_gpus_per_node=1", "trainer.run_dir=runs/own-loop"),
     *("algorithm.offline_loss_type=sft", f"trainer.sft_warmup_steps={WARM_UP}"),  # without a warm-up: none, and 0
-    *(f"trainer.total_training_steps={STEPS}", "trainer.total_epochs=null"),
+    *("data.make=pref", f"trainer.total_training_steps={STEPS}", "trainer.total_epochs=null"),
 ]
 
 
