@@ -46,6 +46,11 @@ def parameters(model: ModelConfig) -> int:
     return language_parameters(model) + (vision_parameters(model.vision) if model.vision else 0)
 
 
+def trunk_parameters(model: ModelConfig) -> int:
+    """All but a matrix over the vocabulary of its own: what a model keeps whose head says numbers."""
+    return parameters(model) - (0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size)
+
+
 def largest_tensor(model: ModelConfig) -> tuple[str, int]:
     """Name and elements of the largest single tensor, as the checkpoint stores it."""
     sizes = {

@@ -9,6 +9,8 @@ Nothing is measured or estimated here.
 
 from collections.abc import Sequence
 
+from hpt_megatron.config.algorithm import scores_rows, trains_critic
+from hpt_megatron.config.geometry import trunk_parameters
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.ray.placement import plan_for
 from hpt_megatron.planning.answer import GIB, default_devices
@@ -17,7 +19,7 @@ from hpt_megatron.planning.workload import Workload
 
 
 def roles_table(run: RunConfig, generates: bool) -> list[str]:
-    """One line for each role that holds something."""
+    """One line for each role that holds something, and one for a head that says numbers."""
     plan = plan_for(run, generates)
     held = {one.role: one for one in holdings(run, default_devices(run).device, Workload.of(run))}
     engines = [device for one in plan.engines for device in one]
@@ -29,7 +31,20 @@ def roles_table(run: RunConfig, generates: bool) -> list[str]:
             continue
         parts = ", ".join(f"{term.name} {term.bytes / GIB:.2f}" for term in one.terms)
         lines.append(f"{name:<10} {_devices(devices):<14} {one.bytes / GIB:6.2f} GiB on each: {parts}")
-    return lines
+    return [*lines, *_head_of(run)]
+
+
+def _head_of(run: RunConfig) -> list[str]:
+    """Of a reward model or a critic, which share the form."""
+    if scores_rows(run.algorithm):
+        name, numbers = "reward", max(1, len(run.algorithm.preference.heads))
+    elif trains_critic(run.algorithm):
+        name, numbers = "critic", 1
+    else:
+        return []
+    head = numbers * (run.model.hidden_size + 1)
+    trunk = "the policy's trunk" if run.algorithm.share_critic else f"{trunk_parameters(run.model):,} parameters"
+    return [f"{name:<10} {trunk} and a head of {head:,}, linear to {numbers}, in place of one over the vocabulary"]
 
 
 def _devices(numbers: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpt_megatron.config.geometry import parameters, trunk_parameters
 from hpt_megatron.config.load import load, load_run
 from hpt_megatron.driver.ray.placement import check_room, plan_for, plan_of
 from hpt_megatron.errors import UserError
@@ -50,10 +51,25 @@ def test_the_table_of_roles_names_devices_and_bytes_of_those_that_a_run_has():
         ["reference", "devices", "0-1"],
         ["critic", "devices", "0-1"],
         ["engine", "device", "2"],
+        ["critic", "1,111,488", "parameters"],
     ]
     plain = roles_table(load_run(["experiment=tiny-hpt"]), generates=False)
     assert [line.split()[0] for line in plain] == ["policy"], "no KL asks for a reference"
     assert "moments, float32 0.01" in plain[0]
+
+
+def test_a_head_that_says_numbers_is_told_with_its_parameters_in_place_of_those_over_the_vocabulary():
+    (line,) = [line for line in roles_table(load_run(["experiment=tiny-reward-model"]), False) if "head" in line]
+    assert line.split(None, 1) == [
+        "reward",
+        "1,111,488 parameters and a head of 129, linear to 1, in place of one over the vocabulary",
+    ]
+    heads = load_run(["experiment=tiny-reward-model", "algorithm.preference.heads=[a,b,c]"])
+    assert "a head of 387, linear to 3" in roles_table(heads, False)[-1]
+    shared = load_run(["experiment=tiny-ppo", "algorithm.share_critic=true"])
+    assert roles_table(shared, True)[-1].startswith("critic     the policy's trunk and a head of 129")
+    seven = load_run(["experiment=hpt-7b"]).model
+    assert parameters(seven) - trunk_parameters(seven) == seven.vocab_size * seven.hidden_size, "its own matrix"
 
 
 def test_reward_models_share_the_trainers_devices_or_have_as_many_of_their_own_behind_the_engines(tmp_path):
