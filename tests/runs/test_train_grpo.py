@@ -104,47 +104,39 @@ def test_an_evaluation_measures_a_checkpoint_and_changes_nothing(quick, tmp_path
 
 
 @pytest.mark.parametrize("family", ["llama3_1", pytest.param("qwen2_5", marks=pytest.mark.soak)])
-def test_a_text_model_is_trained_on_the_prompts_of_preferences_with_a_curve_for_each_component(tmp_path, family):
-    """Each family in its own form of a conversation; the tokenizers are of the embedded vocabulary."""
+def test_production_trains_a_text_model_on_the_prompts_of_preferences_with_a_curve_for_each_component(tmp_path, family):
+    """Each family in its own form of a conversation; the tokenizers are of the embedded vocabulary.
+
+    One epoch of one batch, and lengths that the model has positions for.
+    """
     model = write_text_model(tmp_path / "text", family)
-    rows = [{"prompt": f"{i}+1 ?", "chosen": f"{i + 1}", "rejected": "no"} for i in range(9)]
+    rows = [{"prompt": f"{i}+1 ?", "chosen": f"{i + 1}", "rejected": "no"} for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    config = {"model_name": str(model), "max_seq_length": 224, "max_prompt_length": 160, "learning_rate": 1e-3}
-    (tmp_path / "c.json").write_text(json.dumps({**config, "num_train_epochs": 3, "beta": 0, "eval_steps": 2}))
+    config = {"model_name": str(model), "max_prompt_length": 160, "learning_rate": 1e-3, "beta": 0}
+    (tmp_path / "c.json").write_text(json.dumps({**config, "num_train_epochs": 3}))
+    lengths = ("rollout.max_model_len=224", "data.max_prompt_length=160")
+    lengths = (*lengths, "data.max_response_length=64", "data.max_prefix_len=64", "rollout.n=2")
     out = grpo(
         tmp_path,
-        *("--config", "c.json", "--custom-data", "rows.jsonl", "--max-samples", "6", "--epochs", "1"),
+        *("--production", "--config", "c.json", "--custom-data", "rows.jsonl", "--max-samples", "16", "--epochs", "1"),
         *("--reward-function", "multi", "--reward-config", ROOT / "configs" / "reward" / "reward_config.json"),
         *("--generation-log-dir", "logs", "--max-generation-samples", "2", "--output-dir", "out", "--no-wandb"),
-    )
-    assert "6 rows of rows.jsonl to train on, 3 to validate on" in out
-    assert "9 rows have chosen and rejected answers: ignored" in out
-    assert "6 prompts, 3 steps of 2" in out, "the option of 1 epoch comes before the file's 3"
-    told = lines(tmp_path / "out" / "metrics.jsonl")
-    components = {name.rpartition("/")[2] for name in told[0] if name.startswith("reward/component/")}
-    assert components == {"accuracy", "length", "quality"}
-    assert "reward/mean" in told[0]
-    assert "actor/kl_loss" not in told[0], "beta 0 has no reference"
-    assert len(json.loads((tmp_path / "logs" / "generation_log_step_2.json").read_text())) == 2
-    assert not (tmp_path / "out" / "generation_logs").exists()
-
-
-def test_production_prints_its_preset_and_writes_generation_logs(tmp_path):
-    """With the tiny model, one epoch of one batch, and lengths that it has positions for."""
-    (tmp_path / "c.json").write_text(json.dumps({"model_name": "tiny", "dataset_name": "count"}))
-    lengths = ("rollout.max_model_len=160", "data.max_prompt_length=128")
-    lengths = (*lengths, "data.max_response_length=32", "data.max_prefix_len=32", "rollout.n=2")
-    out = grpo(
-        tmp_path,
-        *("--production", "--config", "c.json", "--max-samples", "16", "--epochs", "1", "--output-dir", "out"),
         *(word for key in lengths for word in ("--set", key)),
     )
     assert "--production stands for\n  max_samples = None, given here as 16\n" in out
     assert "2 on a device x 64 accumulated x 1 data-parallel = 128 responses a step: 16 prompts x group_size 8" in out
-    (line,) = lines(tmp_path / "out" / "metrics.jsonl")
-    assert line["batch/rollouts"] == 16 * 2, "a key that is set is the last word"
-    assert line["actor/updates"] == 1
-    assert len(json.loads((tmp_path / "out" / "generation_logs" / "generation_log_step_1.json").read_text())) == 10
+    assert "16 rows of rows.jsonl to train on, 4 to validate on" in out
+    assert "20 rows have chosen and rejected answers: ignored" in out
+    assert "16 prompts, 1 steps of 16" in out, "the option of 1 epoch comes before the file's 3"
+    (told,) = lines(tmp_path / "out" / "metrics.jsonl")
+    assert told["batch/rollouts"] == 16 * 2, "a key that is set is the last word"
+    assert told["actor/updates"] == 1
+    components = {name.rpartition("/")[2] for name in told if name.startswith("reward/component/")}
+    assert components == {"accuracy", "length", "quality"}
+    assert "reward/mean" in told
+    assert "actor/kl_loss" in told, "the beta of --production comes before the 0 of the file"
+    assert len(json.loads((tmp_path / "logs" / "generation_log_step_1.json").read_text())) == 2
+    assert not (tmp_path / "out" / "generation_logs").exists()
 
 
 def test_the_example_of_the_page_runs(tmp_path):
