@@ -329,8 +329,7 @@ def test_what_is_sampled_gets_better(taught, name):
     _, roles, _, start = taught
     roles.policy.restore(start)
     roles.reference.fill(start)
-    rate = "trainer.lr=5e-4" if name == "online-dpo" else "trainer.lr=1e-3"
-    _, told, _ = stepped(taught, name, rate, steps=14)
+    _, told, _ = stepped(taught, name, steps=14)
     rewards = [each["reward/mean"] for each in told]
     assert 0.05 < rewards[0] < 0.5
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.15

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from hpt_megatron.config.recorded import run_of
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.data.prompts import Prompt
 from hpt_megatron.data.record import Record
-from hpt_megatron.driver.loop.algorithm import Algorithm, all_imitate
+from hpt_megatron.driver.loop.algorithm import ENTROPY, Algorithm, all_imitate
 from hpt_megatron.driver.loop.balance import balance, followed, numbered_on
 from hpt_megatron.driver.loop.roles import Collected
 from hpt_megatron.driver.loop.step_record import (
@@ -142,7 +143,6 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
     yield f"{before.num_rows} rows of {before.num_tokens} tokens"
     credited, _ = algorithm.credited(before, before.tokens.get("ref_logp"))
     _same_rows(recorded.batch(CREDITED).rows, credited)
-    _same_values(recorded.told["state_after"], algorithm.state(), "the algorithm's state after the step")
     yield f"of {int(credited.tokens['trained'].sum())} tokens"
     batch = followed(made.with_rows(before), before, credited)
     reports = recorded.reports
@@ -152,6 +152,9 @@ def _parts(recorded: Recorded, ready: list[Batch]) -> Iterator[str]:
             _same_rows(recorded.batch(UPDATE.format(number)).rows, ready[-1].rows, f"update {number}, ")
     if len(ready) != len(reports):
         raise DiffersError(f"{len(reports)} optimizer steps recorded, {len(ready)} now")
+    told = [report.metrics[ENTROPY] for report in reports if ENTROPY in report.metrics]
+    algorithm.updated({ENTROPY: fmean(told)} if told else {})
+    _same_values(recorded.told["state_after"], algorithm.state(), "the algorithm's state after the step")
     names = ", ".join(each.name for each in algorithm.components)
     yield f"of {counted(len(ready), 'optimizer step')}, components {names}"
 

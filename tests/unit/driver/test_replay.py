@@ -40,7 +40,7 @@ class Model:
         return torch.where(batch.rows.tokens["trained"], -ids / 16, 0.0)
 
     def update(self, batch, components):
-        return StepReport({part.name: 0.25 for part in components}, grad_norm=1.5)
+        return StepReport({part.name: 0.25 for part in components}, {"entropy/rl": 0.1}, grad_norm=1.5)
 
 
 class Played:
@@ -82,6 +82,7 @@ CASES = {
     "adaptive": ["algorithm=adaptive"],
     "kl": ["algorithm.kl_ctrl.kl_coef=0.05", "algorithm.kl_ctrl.type=adaptive", "algorithm.kl_ctrl.horizon=50"],
     "refill": ["algorithm.groups.mixed=true", "algorithm.groups.max_rounds=2", "algorithm.unify_strategy=no"],
+    "entropy": ["algorithm.entropy_ctrl.target=0.5", "algorithm.entropy_ctrl.step=0.003"],
     "warm-up": ["trainer.sft_warmup_steps=2"],
 }
 
