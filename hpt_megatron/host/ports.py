@@ -37,6 +37,14 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
+def listener(host: str = "127.0.0.1") -> socket.socket:
+    """Listens on such a port at once, so that nobody can take it before it is used; `getsockname()` tells which."""
+    first, last = _ours()
+    while True:
+        with contextlib.suppress(OSError):
+            return socket.create_server((host, random.randint(first, last)))
+
+
 def _ours() -> tuple[int, int]:
     first, _, last = os.environ.get(OURS, "").partition("-")
     return (int(first), int(last)) if first and last else RANGE

@@ -33,12 +33,16 @@ _restricted: list[str] = []  # filled while the interface above is ours to take 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the processes of a run meet, and which of them this one is."""
+    """Where the processes of a run meet, and which of them this one is.
+
+    The first one may bring a `listener` of that port: else another program can take it before the first one listens.
+    """
 
     rank: int = 0
     world_size: int = 1
     host: str = LOOPBACK
     port: int = 0
+    listener: socket.socket | None = None
 
     @classmethod
     def from_environment(cls) -> "Rendezvous":
@@ -56,7 +60,9 @@ def _store(where: Rendezvous, timeout: timedelta) -> dist.TCPStore:
     """The store behind the process groups; torch's own server would listen on every address of the host."""
     if where.rank:
         return dist.TCPStore(where.host, where.port, where.world_size, is_master=False, timeout=timeout)
-    listener = socket.create_server((where.host, where.port))
+    listener = where.listener
+    if listener is None or listener.fileno() < 0:  # a listener is used up by the first group that forms
+        listener = socket.create_server((where.host, where.port))
     port = listener.getsockname()[1]
     return dist.TCPStore(
         where.host,

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hpt_megatron.errors import UserError
-from hpt_megatron.host.ports import free_port
+from hpt_megatron.host.ports import listener
 from hpt_megatron.mcore.initialize import Rendezvous
 
 PRELOAD = ["hpt_megatron.mcore.worker"]
@@ -61,17 +61,20 @@ def run(
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    port = free_port() if processes > 1 else 0
+    meeting = listener() if processes > 1 else None
+    port = meeting.getsockname()[1] if meeting is not None else 0
     deadline = deadline_s or DEADLINE_S
     given = pickle.dumps(arguments)  # by value, as the answers
     started, pipes = [], {}
     for rank in range(processes):
         mine, theirs = context.Pipe()
-        where = Rendezvous(rank=rank, world_size=processes, port=port)
+        where = Rendezvous(rank=rank, world_size=processes, port=port, listener=None if rank else meeting)
         started.append(context.Process(target=_serve, args=(job, where, given, theirs, deadline), daemon=True))
         started[-1].start()
         theirs.close()
         pipes[mine] = rank
+    if meeting is not None:
+        meeting.close()  # the first process has it
     try:
         return _collect(pipes, deadline)
     finally:

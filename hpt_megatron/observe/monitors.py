@@ -2,7 +2,8 @@
 
     monitor     is met when                                                           keys, of trainer.monitors
     kl          KL to the reference > kl_times x algorithm.kl_ctrl.target_kl          kl, kl_times
-    reward      the mean reward lies reward_fall below the best it was                reward, reward_fall
+    reward      the mean reward, or what reward models say of it, lies reward_fall    reward, reward_fall
+                below the best it was
     length      responses are longer than length_times x those of the first steps     length, length_times
     entropy     that of rollouts is below entropy_share x that of their first steps   entropy, entropy_share
     demo_loss   held-out demonstrations cost demo_loss_gap more than trained ones     demo_loss, demo_loss_gap
@@ -46,6 +47,7 @@ class Monitor:
 
 MONITORS: Registry[Monitor] = Registry("monitor", "hpt_megatron.monitors")
 KL, KL_LOSS, REWARD, LENGTH = "kl/sequence", "actor/kl_loss", "reward/mean", "response_length/mean"
+LEARNED = "reward/learned/mean"
 ENTROPY, DEMO, HELD_OUT = "entropy/rl", "actor/sft_loss", "val/demo_loss"
 REPETITION = "habits/repetition"
 HABITS = {
@@ -67,10 +69,12 @@ def _kl(curves: Curves, run: RunConfig) -> str:
 
 
 def _reward(curves: Curves, run: RunConfig) -> str:
-    last, best = curves[REWARD].last, curves[REWARD].best
+    """A price on a constraint lowers the whole by itself, so where reward models are asked theirs is what counts."""
+    name, called = (REWARD, "the mean reward") if curves[LEARNED].last is None else (LEARNED, "the reward models' mean")
+    last, best = curves[name].last, curves[name].best
     if last is None or best is None or best - last <= run.trainer.monitors.reward_fall:
         return ""
-    return f"the mean reward fell from {best:.3f} to {last:.3f}"
+    return f"{called} fell from {best:.3f} to {last:.3f}"
 
 
 def _length(curves: Curves, run: RunConfig) -> str:
@@ -111,7 +115,9 @@ def _habits(curves: Curves, run: RunConfig) -> str:
 
 def _second(run: RunConfig) -> tuple[str, ...]:
     second = run.trainer.monitors.second
-    return () if second is None else (f"reward/component/{second}",)
+    if second is None:
+        return ()
+    return (f"reward/{second}/mean" if second.split("/")[0] == "learned" else f"reward/component/{second}",)
 
 
 def _judge(curves: Curves, run: RunConfig) -> str:
@@ -127,7 +133,7 @@ def _judge(curves: Curves, run: RunConfig) -> str:
 
 
 MONITORS.add("kl")(Monitor((KL, KL_LOSS, LENGTH), _kl))
-MONITORS.add("reward")(Monitor((REWARD,), _reward))
+MONITORS.add("reward")(Monitor((REWARD, LEARNED), _reward))
 MONITORS.add("length")(Monitor((LENGTH,), _length))
 MONITORS.add("entropy")(Monitor((ENTROPY,), _entropy))
 MONITORS.add("demo_loss")(Monitor((HELD_OUT, f"{HELD_OUT}/", DEMO), _demo_loss))

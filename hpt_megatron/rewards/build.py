@@ -94,9 +94,11 @@ def problems_of(run: RunConfig) -> list[Problem]:
         why = "no such component in the reward"
         found.append(Problem("reward.constraint.component", constraint.component, why, ", ".join(names)))
     second = run.trainer.monitors.second
-    if second is not None and second not in names[:-1]:
+    asked = second is not None and bool(reward.learned.runs) and _is_learned(second)
+    if second is not None and second not in names[:-1] and not asked:
         why = "the second judge is a component of the reward, and there is none of this name"
-        found.append(Problem("trainer.monitors.second", second, why, ", ".join(names[:-1])))
+        mend = ", ".join([*names[:-1], *["learned/HEAD"] * bool(reward.learned.runs)])
+        found.append(Problem("trainer.monitors.second", second, why, mend))
     if reward.judge.url is None and any(isinstance(component, LlmJudge) for component in components):
         found.append(Problem("reward.judge.url", None, "the composition asks a judge", "the address of a chat server"))
     if not reward.run_code and any(isinstance(component, CodeAnswer) for component in components):

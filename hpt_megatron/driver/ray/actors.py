@@ -4,6 +4,7 @@ Invariant: an actor decides nothing. What it is asked it does with the object th
 """
 
 import logging
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from hpt_megatron.algorithms.objective.part import Component
 from hpt_megatron.config.run import RunConfig
 from hpt_megatron.driver.loop.roles import Asked, Collected
 from hpt_megatron.driver.ray.images import keep
-from hpt_megatron.host.ports import free_port
+from hpt_megatron.host.ports import free_port, listener
 from hpt_megatron.protocol.batch import Batch
 from hpt_megatron.protocol.step_report import StepReport
 from hpt_megatron.weights.plan.held import Layout
@@ -45,18 +46,25 @@ class TrainerProcess:
         torch.use_deterministic_algorithms(run.trainer.deterministic, warn_only=True)  # what has no such kernel says so
         from hpt_megatron.mcore.worker import MegatronWorker
 
+        self.listener: socket.socket | None = None
         self.worker: Any = MegatronWorker(run, head=head, train=train, forbidden=forbidden)  # type: ignore[arg-type]
 
     def meeting_point(self) -> tuple[str, int]:
-        """Where the ranks meet; asked of the first one."""
+        """Where somebody can listen on this host; asked of the first rank."""
         host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         return host, free_port(host)
+
+    def listen(self) -> tuple[str, int]:
+        """Where the ranks meet; the first one listens there from here on."""
+        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self.listener = listener(host)
+        return host, int(self.listener.getsockname()[1])
 
     def start(self, rank: int, ranks: int, host: str, port: int) -> int:
         """Joins the others and builds its part of the model; answers its data-parallel rank."""
         from hpt_megatron.mcore.initialize import Rendezvous
 
-        self.worker.start(Rendezvous(rank, ranks, host, port))
+        self.worker.start(Rendezvous(rank, ranks, host, port, self.listener))
         return int(self.worker.replica)
 
     def log_probs(self, parts: Sequence[Batch], tells: bool) -> list[Any]:

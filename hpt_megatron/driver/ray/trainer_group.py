@@ -50,7 +50,7 @@ class TrainerGroup:
 
     def start(self) -> None:
         """Forms the groups and builds the model, on all ranks at once."""
-        host, port = self.meeting_point()
+        host, port = answer(self.actors[0].listen.remote(), self.name)
         ranks = len(self.actors)
         starting = [actor.start.remote(rank, ranks, host, port) for rank, actor in enumerate(self.actors)]
         self.replica = answers(starting, self.name)

@@ -1,5 +1,6 @@
 """Files of pipelines: what each stage is given, rounds, and everything that is wrong with a file in one line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 from hpt_megatron.cli import main
 from hpt_megatron.config.files import configs_folder
-from hpt_megatron.config.load import load
+from hpt_megatron.config.load import load, load_run
 from hpt_megatron.config.pipeline import read_pipeline
 from hpt_megatron.errors import UserError
 
@@ -81,3 +82,30 @@ def test_a_dry_run_checks_all_stages_and_shows_their_commands(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
     assert main.main(["pipeline", "tiny-rlhf", "trainer.lr=-1", "--dry-run"]) == 2
     assert "3 errors in the stages of tiny-rlhf" in capsys.readouterr().err
+
+
+def test_a_stage_that_was_done_with_other_words_is_refused(tmp_path, capsys):
+    """Nothing is started, and what is there stays."""
+    told = {"base": ["data.make=pref"], "stages": {"sft": {"set": ["experiment=tiny-sft", "trainer.lr=1e-3"]}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    done = tmp_path / "out" / "sft" / "done.json"
+    done.parent.mkdir(parents=True)
+    given = ["data.make=pref", "experiment=tiny-sft", "trainer.lr=2e-3", f"trainer.run_dir={done.parent}"]
+    done.write_text(json.dumps({"given": given, "seconds": 1.0}), encoding="utf-8")
+    assert main.main(["pipeline", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was done with other words: trainer.lr=1e-3, trainer.lr=2e-3" in line
+    assert "the same words, or another --out" in line
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["done.json", "sft"]
+
+
+def test_supervised_fine_tuning_of_a_real_size_has_the_usual_numbers():
+    """Those of the table in docs/sft.md; rows held out tell the loss of evaluation."""
+    run = load_run(["experiment=sft-7b"])
+    trainer = run.trainer
+    assert run.supervised
+    assert 1 <= trainer.total_epochs <= 3
+    assert 1e-6 <= trainer.lr <= 5e-5
+    assert (trainer.lr_schedule, trainer.lr_warmup_share) == ("cosine", 0.04)
+    assert run.data.hold_out > 0
+    assert run.algorithm.entropy_coeff == 0.0

@@ -5,6 +5,7 @@ The models here are lists of numbers; real ones stand in tests/runs.
 
 import json
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -130,6 +131,41 @@ def test_a_price_rises_until_the_constraint_holds_and_falls_again(tmp_path):
     validated = again.judged(collected(), Asked(records=RECORDS, places=(0, 1), samples=2, step=7, purpose="validate"))
     assert again.price == kept.price, "validation moves nothing"
     assert validated.metrics["constraint/price"] == kept.price
+
+
+def bandit(kept, steps=400, rollouts=64):
+    """A policy of two answers that goes up its reward: how often the well formed one came, and the price, by step."""
+    chance = torch.Generator().manual_seed(0)
+    logit, formed, prices = torch.zeros(()), [], []
+    for step in range(steps):
+        well_formed = torch.rand(rollouts, generator=chance) > torch.sigmoid(logit)
+        paid = torch.where(well_formed, 0.3, 1.0)
+        rows = Rows.from_lists(
+            {"ids": [[1]] * rollouts},
+            prompt=[0] * rollouts,
+            sample=list(range(rollouts)),
+            score=paid.tolist(),
+            valid=[True] * rollouts,
+            reward_format=well_formed.float().tolist(),
+        )
+        asked = Asked(records=RECORDS[:1], places=(0,), samples=rollouts, step=step)
+        score = kept.judged(Collected(Batch.of_text(rows)), asked).batch.rows.fields["score"]
+        slope = torch.where(well_formed, -torch.sigmoid(logit), 1 - torch.sigmoid(logit))
+        logit = logit + 0.5 * ((score - score.mean()) * slope).mean()
+        formed.append(float(well_formed.float().mean()))
+        prices.append(kept.price)
+    return formed, prices
+
+
+def test_a_policy_that_is_charged_the_price_comes_to_keep_the_constraint(tmp_path):
+    """Free of it, it takes what is paid; else the mean comes to the limit, and the price to where both weigh alike."""
+    free, _ = bandit(learned(tmp_path, [], "reward.constraint.component=format"))
+    assert fmean(free[-50:]) < 0.1
+    given = ["reward.constraint.how=lagrange", "reward.constraint.component=format", "reward.constraint.rate=0.02"]
+    kept = learned(tmp_path, [], *given, "reward.constraint.at_least=0.8")
+    formed, prices = bandit(kept, steps=1500)
+    assert fmean(formed[-700:]) == pytest.approx(0.8, abs=0.04)
+    assert fmean(prices[-700:]) == pytest.approx(0.7, abs=0.15), "what the badly formed answer is paid more"
 
 
 def test_a_step_that_is_made_again_is_written_once(tmp_path):

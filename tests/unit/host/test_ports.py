@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hpt_megatron.host.ports import BLOCK, RANGE, block, free_port
+from hpt_megatron.host.ports import BLOCK, RANGE, block, free_port, is_free, listener
 
 pytestmark = pytest.mark.fast
 HOST = "127.0.0.1"
@@ -55,3 +55,15 @@ def test_free_ports_of_a_job_are_of_its_block(monkeypatch):
     assert all(20_110 <= free_port() <= 20_119 for _ in range(50))
     monkeypatch.delenv("HPT_PORTS")
     assert all(RANGE[0] <= free_port() <= RANGE[1] for _ in range(50))
+
+
+def test_nobody_can_take_a_port_that_is_listened_on_from_the_start(monkeypatch):
+    """Where one number alone is left it is found."""
+    first = free_port()
+    monkeypatch.setenv("HPT_PORTS", f"{first}-{first}")
+    with listener() as held:
+        assert held.getsockname() == ("127.0.0.1", first)
+        assert not is_free("127.0.0.1", first)
+        with socket.create_connection(("127.0.0.1", first), timeout=5):
+            pass
+    assert is_free("127.0.0.1", first)

@@ -59,6 +59,15 @@ def test_a_reward_that_falls_below_its_best_by_more_than_the_bound_is_told():
     assert found[6] == ["reward: the mean reward fell from 0.600 to 0.450"]
 
 
+def test_where_reward_models_are_asked_it_is_their_score_that_must_not_fall():
+    """The whole has a price on a constraint in it, which lowers it by itself."""
+    numbers = [(0.5, 0.9), (0.5, 0.9), (0.5, 0.5), (0.5, -1.0)]
+    falls, priced = watching(), watching()
+    found = [falls.look({"reward/mean": whole, "reward/learned/mean": model}).told for whole, model in numbers]
+    assert found == [[], [], [], ["reward: the reward models' mean fell from 0.900 to -0.250"]]
+    assert not any(priced.look({"reward/mean": model, "reward/learned/mean": whole}).told for whole, model in numbers)
+
+
 def test_kl_is_held_against_the_target_also_where_only_the_loss_has_one():
     monitors = watching("algorithm.kl_ctrl.target_kl=3.0")
     assert [bool(each) for each in told(monitors, "kl/sequence", [6.0, 6.0, 7.0])] == [False, False, True]
@@ -129,6 +138,12 @@ def test_a_reward_that_rises_while_the_second_judge_falls_is_told_once():
     found = [each.told for each in second_judge(SECOND, "trainer.monitors.second=llm")]
     assert [bool(each) for each in found] == [False] * 5 + [True, False, False]
     assert found[5] == ["judge: llm fell from 0.600 to 0.450, while the reward rose from 0.200 to 0.750"]
+
+
+def test_a_head_of_a_reward_model_may_be_the_second_judge():
+    monitors = watching("trainer.monitors.second=learned/safe", "trainer.monitors.reward=off")
+    found = [monitors.look({"reward/mean": reward, "reward/learned/safe/mean": safe}).told for reward, safe in SECOND]
+    assert found[5] == ["judge: learned/safe fell from 0.600 to 0.450, while the reward rose from 0.200 to 0.750"]
 
 
 def test_without_a_second_judge_or_where_both_fall_there_is_nothing_to_tell():
