@@ -26,12 +26,16 @@ from hpt_megatron.data.build import build_sampler, train_prompts
 from hpt_megatron.data.chat import Chat
 from hpt_megatron.data.pictures import PictureRules
 from hpt_megatron.driver.loop.algorithm import Algorithm
+from hpt_megatron.driver.loop.reward_run import RewardRun
 from hpt_megatron.driver.loop.rl import RlLoop
 from hpt_megatron.driver.loop.roles import Collected
+from hpt_megatron.driver.loop.run import total_steps
 from hpt_megatron.driver.loop.supply import Supply
 from hpt_megatron.errors import UserError
 from hpt_megatron.recipes.files import with_files
+from hpt_megatron.recipes.train import counted
 from hpt_megatron.rollout.engine.forbidden import forbidden_ids
+from hpt_megatron.rollout.marks import marks_of
 
 
 @contextmanager
@@ -46,9 +50,13 @@ def open_loop(overrides: Sequence[str]) -> Iterator[RlLoop]:
     folder = Path(asked.trainer.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     run = with_files(asked, folder)
-    chat = Chat.open(str(run.model.path))
-    prompts = train_prompts(run.data, chat, PictureRules.of_folder(str(run.model.path)))
-    with open_roles(run, forbidden_ids(chat, run.model.vocab_size), folder) as roles:
+    chat, rules = Chat.open(str(run.model.path)), PictureRules.of_folder(str(run.model.path))
+    prompts, forbidden = train_prompts(run.data, chat, rules), forbidden_ids(chat, run.model.vocab_size)
+    run = replace(run, trainer=counted(run.trainer, total_steps(run, len(prompts))))
+    trained = [RewardRun.of(path) for path in run.reward.learned.runs]
+    for each in trained:
+        each.check(marks_of(chat, rules, forbidden))
+    with open_roles(run, forbidden, folder, trained=trained) as roles:
         yield RlLoop(run, roles, Algorithm(run), Supply(prompts, build_sampler(run.data, run.trainer.seed, prompts)))
 
 

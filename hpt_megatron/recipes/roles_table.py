@@ -43,8 +43,10 @@ def _head_of(run: RunConfig) -> list[str]:
     else:
         return []
     head = numbers * (run.model.hidden_size + 1)
-    trunk = "the policy's trunk" if run.algorithm.share_critic else f"{trunk_parameters(run.model):,} parameters"
-    return [f"{name:<10} {trunk} and a head of {head:,}, linear to {numbers}, in place of one over the vocabulary"]
+    said = f"a head of {head:,}, linear to {numbers}"
+    if run.algorithm.share_critic:
+        return [f"{name:<10} {said}, on the policy's trunk, beside the one over the vocabulary"]
+    return [f"{name:<10} {trunk_parameters(run.model):,} parameters and {said}, in place of one over the vocabulary"]
 
 
 def _devices(numbers: Sequence[int]) -> str:

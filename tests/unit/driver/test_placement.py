@@ -67,7 +67,7 @@ def test_a_head_that_says_numbers_is_told_with_its_parameters_in_place_of_those_
     heads = load_run(["experiment=tiny-reward-model", "algorithm.preference.heads=[a,b,c]"])
     assert "a head of 387, linear to 3" in roles_table(heads, False)[-1]
     shared = load_run(["experiment=tiny-ppo", "algorithm.share_critic=true"])
-    assert roles_table(shared, True)[-1].startswith("critic     the policy's trunk and a head of 129")
+    assert roles_table(shared, True)[-1].startswith("critic     a head of 129, linear to 1, on the policy's trunk")
     seven = load_run(["experiment=hpt-7b"]).model
     assert parameters(seven) - trunk_parameters(seven) == seven.vocab_size * seven.hidden_size, "its own matrix"
 
