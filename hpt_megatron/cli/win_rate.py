@@ -49,6 +49,8 @@ def run(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
     if given.dry_run and not given.judge:
         raise UserError("there is nobody to ask", where="--dry-run", mend="give --judge URL")
+    if given.out and given.out.exists() and not _is_result(given.out):
+        raise UserError("is there and is no result of hpt win-rate", where=str(given.out), mend="another --out")
 
     from hpt_megatron.feedback.win_rate import by_score, check_same, duels, scored, step_of, told
     from hpt_megatron.feedback.written import find, records_of
@@ -134,6 +136,14 @@ def write(path: Path, result: dict[str, Any]) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(path), mend="another --out") from error
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and {"a", "b", "figures"} <= told.keys()
 
 
 def show(result: dict[str, Any], out: Path | None) -> None:

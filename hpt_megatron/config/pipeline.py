@@ -14,11 +14,12 @@ models) are left out of that check.
 Example: read_pipeline("tiny-rlhf").stages["ppo"].judged_by
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpt_megatron.config.algorithm import scores_rows
 from hpt_megatron.config.files import PIPELINES, read_named
 from hpt_megatron.config.load import load
 from hpt_megatron.config.problem import errors, one_line
@@ -82,9 +83,26 @@ class Pipeline:
 
     def check(self, turns: Sequence[Turn]) -> None:
         """All runs, and all their problems together."""
-        found = [f"{turn.folder.name}: {each}" for turn in turns for each in errors(load(list(turn.given)).problems)]
+        folders = [turn.folder.name for turn in turns]
+        if twice := sorted({name for name in folders if folders.count(name) > 1}):
+            what = f"two runs would be in one folder: {', '.join(twice)}"
+            raise UserError(what, where=self.name, mend="another name for a stage")
+        loaded = {turn.folder: load(list(turn.given)) for turn in turns}
+        found = [f"{turn.folder.name}: {each}" for turn in turns for each in errors(loaded[turn.folder].problems)]
+        if not found:
+            scoring = {folder for folder, each in loaded.items() if scores_rows(each.run.algorithm)}
+            found = [each for turn in turns for each in _handed_wrongly(turn, scoring)]
         if found:
             raise UserError("\n  ".join([f"{len(found)} errors in the stages of {self.name}:", *found]))
+
+
+def _handed_wrongly(turn: Turn, scoring: Container[Path]) -> Iterator[str]:
+    """What a stage would take from one that does not make it; `scoring` are the folders of reward models."""
+    for judge in turn.judges:
+        if judge not in scoring:
+            yield f"{turn.folder.name}: judged_by {judge.name}, which trains no reward model"
+    if turn.weights_of is not None and turn.weights_of in scoring and turn.folder not in scoring:
+        yield f"{turn.folder.name}: from {turn.weights_of.name}, a reward model, which has no words to go on with"
 
 
 def read_pipeline(asked: str) -> Pipeline:

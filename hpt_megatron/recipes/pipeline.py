@@ -38,7 +38,7 @@ def follow(pipeline: Pipeline, turns: Sequence[Turn], shown: TextIO) -> None:
     for turn in turns:
         done = turn.folder / DONE
         if done.is_file():
-            _same_words(turn, json.loads(done.read_text(encoding="utf-8"))["given"])
+            _same_words(turn, _words_of(done))
             shown.write(f"{turn.folder.name}: done before\n")
             continue
         began = time.monotonic()
@@ -51,6 +51,15 @@ def follow(pipeline: Pipeline, turns: Sequence[Turn], shown: TextIO) -> None:
         shown.flush()
 
 
+def _words_of(done: Path) -> list[str]:
+    """What a stage was done with."""
+    try:
+        return [str(word) for word in json.loads(done.read_text(encoding="utf-8"))["given"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        mend = "another --out, or without this file the stage goes on from its newest checkpoint"
+        raise UserError(f"cannot be read ({type(error).__name__})", where=str(done), mend=mend) from error
+
+
 def _same_words(turn: Turn, before: Sequence[str]) -> None:
     """Stages of other words would not be one pipeline."""
     now = [*turn.given, *turn.handed]
@@ -61,7 +70,11 @@ def _same_words(turn: Turn, before: Sequence[str]) -> None:
 
 def _run(turn: Turn, shown: TextIO) -> None:
     """To its end. Its own lines go to a file beside its folder."""
-    turn.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        turn.folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"no folder can be made here: {error.strerror}"
+        raise UserError(what, where=str(turn.folder.parent), mend="another --out") from error
     said = turn.folder.with_name(f"{turn.folder.name}.txt")
     shown.write(f"{turn.folder.name}: hpt train {' '.join([*turn.given, *turn.handed])}\n")
     shown.flush()
@@ -78,6 +91,8 @@ def _run(turn: Turn, shown: TextIO) -> None:
         return
     last = said.read_text(encoding="utf-8", errors="replace").splitlines()[-TOLD_LINES:]
     what = f"the stage {turn.folder.name} ended with exit code {code}:\n  " + "\n  ".join(last)
+    if code == UserError.exit_code:
+        raise UserError(what, where=str(said), mend="mend it and give the same command again, or another --out")
     mend = "the same command tries it again"
     raise StoppedError(what, mend=mend) if code == STOPPED else HptError(what, where=str(said), mend=mend)
 

@@ -223,6 +223,9 @@ def check_entropy_control(run: RunConfig) -> Iterator[Problem]:
     control, low = run.algorithm.entropy_ctrl, run.algorithm.entropy_coeff
     if control.target is None:
         return
+    if run.supervised or run.algorithm.preference.loss is not None:
+        why = "this run trains on no rollouts, whose entropy it would be"
+        yield Problem("algorithm.entropy_ctrl.target", control.target, why, "null")
     if control.target <= 0:
         yield Problem("algorithm.entropy_ctrl.target", control.target, "no entropy lies below it", "0.3, or null")
     if control.step <= 0:

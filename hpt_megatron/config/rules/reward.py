@@ -33,10 +33,10 @@ def check_reward_version(run: RunConfig) -> Iterator[Problem]:
 
 
 def check_turn_reward(run: RunConfig) -> Iterator[Problem]:
-    """A loss over pairs has one number for each answer, and no turn of it earns anything."""
+    """A loss over pairs has one number for each answer, imitation none; no turn of them earns anything."""
     coef = run.reward.turn_coef
-    if coef and run.algorithm.preference.loss is not None:
-        yield Problem("reward.turn_coef", coef, "pairs are told apart by whole answers", "0")
+    if coef and (run.supervised or run.algorithm.preference.loss is not None):
+        yield Problem("reward.turn_coef", coef, "pairs are told apart by whole answers, targets are not paid", "0")
 
 
 def check_retrieval_success(run: RunConfig) -> Iterator[Problem]:

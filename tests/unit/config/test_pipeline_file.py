@@ -109,3 +109,36 @@ def test_supervised_fine_tuning_of_a_real_size_has_the_usual_numbers():
     assert (trainer.lr_schedule, trainer.lr_warmup_share) == ("cosine", 0.04)
     assert run.data.hold_out > 0
     assert run.algorithm.entropy_coeff == 0.0
+
+
+REWARD = {"from": "sft", "set": ["experiment=tiny-reward-model"]}
+SFT = {"set": ["experiment=tiny-sft"]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ({"a": {**SFT, "rounds": 2}, "a_1": SFT}, "two runs would be in one folder: a_1"),
+        ({"sft": SFT, "ppo": {"set": ["experiment=tiny-ppo"], "judged_by": ["sft"]}}, "judged_by sft, which trains no"),
+        ({"sft": SFT, "rm": REWARD, "ppo": {"set": ["experiment=tiny-ppo"], "from": "rm"}}, "from rm, a reward model"),
+    ],
+)
+def test_stages_that_cannot_follow_one_another_are_told_before_the_first_one_starts(stages, said, tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"base": [], "stages": stages}, sort_keys=False), encoding="utf-8")
+    assert main.main(["pipeline", str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["a file", "done.json"])
+def test_a_folder_that_cannot_be_used_is_one_line(broken, tmp_path, capsys):
+    out = tmp_path / "out"
+    if broken == "a file":
+        out.write_text("mine")
+    else:
+        (out / "sft").mkdir(parents=True)
+        (out / "sft" / "done.json").write_text("{")
+    assert main.main(["pipeline", "tiny-rlhf", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another --out" in line
+    assert str(out) in line

@@ -199,6 +199,10 @@ BROKEN = [
     ([SEVEN, "algorithm.sft_loss_coef=0"], "algorithm.sft_loss_coef", "learn nothing", "above 0", "warning"),
     ([SEVEN, "algorithm.entropy_coeff=0.1"], "algorithm.entropy_coeff", "usual range", "0.01", "warning"),
     (
+        ["experiment=tiny-sft", "algorithm.entropy_ctrl.target=0.3"],
+        *("algorithm.entropy_ctrl.target", "on no rollouts", "null", "error"),
+    ),
+    (
         [SEVEN, "algorithm.entropy_ctrl.target=0"],
         *("algorithm.entropy_ctrl.target", "no entropy lies below", "null", "error"),
     ),

@@ -46,6 +46,19 @@ def test_by_score_a_model_that_is_right_more_often_wins_and_the_sides_add_up(eva
     assert "count                      8    50.0%    50.0%     0.0%       0.750 [" in capsys.readouterr().out
 
 
+def test_no_other_file_is_written_over(run_folder, evaluations, tmp_path, capsys):
+    """An earlier result gives way."""
+    one, other = evaluations
+    record = run_folder / "run.json"
+    before = record.read_bytes()
+    assert main(["win-rate", str(one), str(other), "--out", str(record)]) == 2
+    assert "is there and is no result of hpt win-rate; another --out" in capsys.readouterr().err
+    assert record.read_bytes() == before
+    for given in ((one, other), (other, one)):
+        assert told(capsys, *given, "--out", tmp_path / "w.json")["figures"]
+    assert json.loads((tmp_path / "w.json").read_text())["figures"]["count"]["win_rate"] == 0.25
+
+
 def test_a_run_is_compared_with_its_own_earlier_validation(run_folder, capsys):
     """Three of four right against one of four: a win where the later one is right and the earlier is not."""
     there = told(capsys, run_folder, run_folder, "--step-b", "10")
